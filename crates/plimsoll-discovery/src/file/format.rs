@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_core::policy::Kind;
@@ -18,7 +19,7 @@ pub struct File {
     /// The nodes that have an agent. Optional; where given, endpoints may only name these.
     pub nodes: Option<Vec<Node>>,
     /// The Services. `[]` where there are none.
-    pub services: Vec<Service>,
+    pub services: Vec<Arc<Service>>,
 }
 
 /// A node that has an agent.

@@ -10,6 +10,7 @@ pub mod format;
 pub mod locate;
 pub mod parse;
 mod validate;
+mod pieces;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, watch as latest};
 
 use self::changes::changes;
 pub use self::parse::{Contents, Problem, Problems, parse};
+pub use self::pieces::Reader;
 use self::watch::{State, Wake, Watch};
 use crate::{Discovery, Error, Health, Node};
 
@@ -62,15 +64,25 @@ impl FileDiscovery {
     fn start_polling(config: &Config, poll: Duration) -> Result<FileDiscovery, Error> {
         let (wake, watch) = Watch::new(&config.path);
         let state = State::of(&config.path);
-        let contents = read(&config.path)?;
+        let mut reader = Reader::default();
+        let contents = read(&mut reader, &config.path)?;
         let services = by_id(contents.services);
         let (sender, changes) = mpsc::channel(QUEUE);
         let all = ServiceChange::All(services.values().cloned().collect());
         sender.try_send(all).expect("the queue is new and has room");
         let (nodes, nodes_receiver) = latest::channel(contents.nodes.into());
         let (health, health_receiver) = latest::channel(Health { loaded: 1, ..Health::default() });
-        let follower =
-            Follower { path: config.path.clone(), watch, poll, state, services, sender, nodes, health };
+        let follower = Follower {
+            path: config.path.clone(),
+            watch,
+            poll,
+            state,
+            reader,
+            services,
+            sender,
+            nodes,
+            health,
+        };
         std::thread::Builder::new()
             .name("services-file".into())
             .spawn(move || follower.run())
@@ -115,6 +127,7 @@ struct Follower {
     poll: Duration,
     /// The file's state when it was last read.
     state: Option<State>,
+    reader: Reader,
     services: BTreeMap<ServiceId, Arc<Service>>,
     sender: mpsc::Sender<ServiceChange>,
     nodes: latest::Sender<Arc<[Node]>>,
@@ -150,7 +163,7 @@ impl Follower {
 
     /// An error means that nobody listens any more.
     fn reload(&mut self) -> Result<(), mpsc::error::SendError<ServiceChange>> {
-        let contents = match read(&self.path) {
+        let contents = match read(&mut self.reader, &self.path) {
             Ok(contents) => contents,
             Err(error) => {
                 tracing::warn!(%error, "the Services file is refused; what it said before stays");
@@ -189,13 +202,13 @@ fn by_id(services: Vec<Arc<Service>>) -> BTreeMap<ServiceId, Arc<Service>> {
     services.into_iter().map(|service| (service.id.clone(), service)).collect()
 }
 
-fn read(path: &Path) -> Result<Contents, Error> {
+fn read(reader: &mut Reader, path: &Path) -> Result<Contents, Error> {
     let text = watch::read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
     let text = std::str::from_utf8(&text).map_err(|error| {
         let line = text[..error.valid_up_to()].split(|&byte| byte == b'\n').count();
         Error::Invalid { path: path.to_owned(), problems: Problems::not_text(line) }
     })?;
-    parse(text).map_err(|problems| Error::Invalid { path: path.to_owned(), problems })
+    reader.read(text).map_err(|problems| Error::Invalid { path: path.to_owned(), problems })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use plimsoll_core::service::Service;
+use serde::de::DeserializeOwned;
 use serde_saphyr::{Error, Options};
 
 use super::format::File;
@@ -36,24 +37,31 @@ pub fn parse(text: &str) -> Result<Contents, Problems> {
             "the file is empty; where there are no Services, write `services: []`".into(),
         ));
     }
-    let file: File = serde_saphyr::from_str_with_options(text, options(text.len()))
+    // A little more than the length, so that a small file may use aliases freely.
+    let file: File = serde_saphyr::from_str_with_options(text, options(text.len(), text.len().max(10_000)))
         .map_err(|error| Problems::malformed(text, &error))?;
     validate(&file).map_err(|findings| Problems::found(text, &findings))
 }
 
+/// Reads a part of a file, under the same limits; `None` where it makes no sense alone.
+pub(super) fn part<T: DeserializeOwned>(text: &str) -> Option<T> {
+    serde_saphyr::from_str_with_options(text, options(text.len(), text.len())).ok()
+}
+
 /// Everything is bounded by the length of the text, aliases included: they may not multiply it.
-fn options(bytes: usize) -> Options {
+fn options(bytes: usize, replayed: usize) -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
-            max_events: bytes + 16,
-            max_nodes: bytes + 16,
+            // More than any text of this length has, aliases that stay within their limit included.
+            max_events: 2 * bytes + 20_000,
+            max_nodes: 2 * bytes + 20_000,
             max_depth: 16,
             max_documents: 2,
             // One list of ports may serve a thousand Services; what that costs is limited below.
             enforce_alias_anchor_ratio: false,
         },
         alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: bytes.max(10_000),
+            max_total_replayed_events: replayed,
             max_replay_stack_depth: 8,
         },
         emit_comments: false,

@@ -1,12 +1,15 @@
 //! Good and bad Services files.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
+
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use expect_test::{Expect, expect};
 
 use plimsoll_core::service::{Conditions, Place, Service};
 
-use super::{Contents, parse};
+use super::{Contents, Reader, parse};
 
 /// A small file that is right.
 const PLAIN: &str = "\
@@ -20,7 +23,9 @@ services:
 ";
 
 fn told(text: &str) -> String {
-    parse(text).map_or_else(|problems| problems.to_string(), |contents| shown(&contents))
+    let alone = parse(text);
+    assert_eq!(Reader::default().read(text), alone, "read by pieces");
+    alone.map_or_else(|problems| problems.to_string(), |contents| shown(&contents))
 }
 
 /// The contents as a few lines that a reader can follow.
@@ -142,9 +147,12 @@ fn a_file_that_is_no_services_file() {
                 1:15: services[0]: this alias is inside what it stands for; write the value out
             "#]],
         ),
-        ("services:\n\t- name: a\n", expect![[r#"
+        (
+            "services:\n\t- name: a\n",
+            expect![[r#"
             2:2: services: this is not YAML: tabs disallowed within this context (block indentation); check indentation and quotes
-        "#]]),
+        "#]],
+        ),
     ] {
         check(text, &expected);
     }
@@ -733,11 +741,11 @@ fn crowd(number: u32) -> String {
 
 #[test]
 fn too_many_endpoints_in_a_service() {
-    check(
-        &crowd(99_999),
-        &expect![[r#"
-        7:7: services[0].endpoints: 100000 IPv4 endpoints, and at most 16384 can be weighed in one Service; split it into several, or leave it out and to the proxy that is there
-    "#]],
+    let problems = parse(&crowd(99_999)).unwrap_err();
+    assert_eq!(
+        problems.to_string(),
+        "7:7: services[0].endpoints: 100000 IPv4 endpoints, and at most 16384 can be weighed in one Service; split it \
+         into several, or leave it out and to the proxy that is there"
     );
     assert_eq!(parse(&crowd(16_383)).unwrap().services[0].endpoints.len(), 16_384);
 }
@@ -756,9 +764,12 @@ fn aliases_cannot_multiply_a_file() {
     let first = format!("services:\n{}", service(0, &format!("&all [{}]", endpoints.join(", "))));
     let with_more = |number| (1..number).fold(first.clone(), |text, i| text + &service(i, "*all"));
     assert_eq!(parse(&with_more(4)).unwrap().services.len(), 4);
-    check(&with_more(1000), &expect![[r#"
-        27:74: services[25].endpoints: too much of it: Events { events: 103038 }; simplify the file
-    "#]]);
+    check(
+        &with_more(1000),
+        &expect![[r#"
+        28:74: services[26].endpoints: aliases multiply the file; write the values out
+    "#]],
+    );
 }
 
 #[test]
@@ -768,4 +779,98 @@ fn an_alias_may_be_used_often() {
         writeln!(text, "  - {{name: s{i}, addresses: [10.96.{}.{}], ports: *web}}", i >> 8, i & 255).unwrap();
     }
     assert_eq!(parse(&text).unwrap().services.len(), 1000);
+}
+
+/// A random number generator (xorshift64*), the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % limit
+    }
+}
+
+/// Texts to start from, with all that could mislead who cuts by lines.
+const SHAPES: [&str; 4] = [
+    "nodes:\n- name: node-1\nservices:\n- name: a\n  addresses: [10.96.0.1]\n  ports:\n  - port: 80\n  endpoints:\n  \
+     - address: 10.1.0.1\n    node: node-1\n# between\n- name: b\n  ports: [{port: 80, node_port: 30080}]\n",
+    "---\nservices:   \n  - {name: a, addresses: [10.96.0.1], ports: &p [{port: 80}]}\n\n  - name: \"b\"\n    addresses: \
+     [\n  10.96.0.2\n  ]\n    ports: *p\n  -\n    name: c\n    ports: [{port: 1, node_port: 2}]\nnodes: [{name: n}]\n",
+    "services:\n  - name: >-\n      a\n    ports: [{port: 1, node_port: 1}]\n  - name: |-\n      b\n    ports: [{port: 2, \
+     node_port: 2}]\n",
+    "services:\r\n- &s {name: 'a', slow_start: 1s, ports: [{port: 1, node_port: 1}]}\r\n- {<<: *s, name: b, ports: \
+     [{port: 2, node_port: 2}]}\r\n",
+];
+
+#[test]
+fn reading_by_pieces_is_the_same_as_reading_the_whole() {
+    let bits = [
+        "",
+        "\n",
+        "\r",
+        " ",
+        "  ",
+        "\t",
+        "- ",
+        "-\n",
+        "---\n",
+        "...\n",
+        "services:\n",
+        "services: []\n",
+        "[",
+        "]",
+        "{",
+        "}",
+        "\"",
+        "'",
+        "#",
+        "&p ",
+        "*p",
+        "|\n",
+        ":",
+        "\u{feff}",
+        "%YAML 1.2\n",
+        "name: d\n",
+        "- {name: d, ports: []}\n",
+        "\u{85}",
+    ];
+    let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
+    let mut reader = Reader::default();
+    let (mut good, mut bad) = (0, 0);
+    for round in 0..4000 {
+        let mut text = SHAPES[round % SHAPES.len()].to_owned();
+        for _ in 0..dice.below(3) {
+            let boundaries: Vec<usize> = (0..=text.len()).filter(|&i| text.is_char_boundary(i)).collect();
+            let from = boundaries[dice.below(boundaries.len())];
+            let to = if dice.below(2) == 0 {
+                from
+            } else {
+                *boundaries.iter().rfind(|&&i| i <= from + 3).unwrap()
+            };
+            text.replace_range(from..to, bits[dice.below(bits.len())]);
+        }
+        let whole = parse(&text);
+        assert_eq!(reader.read(&text), whole, "round {round}: {text:?}");
+        if whole.is_ok() {
+            good += 1;
+        } else {
+            bad += 1;
+        }
+    }
+    assert!(good > 500 && bad > 500, "{good} good and {bad} bad: the rounds test little");
+}
+
+#[test]
+fn a_piece_that_was_read_before_is_not_read_again() {
+    let mut reader = Reader::default();
+    reader.read(SHAPES[0]).unwrap();
+    assert_eq!(reader.pieces().len(), 2);
+    let before = reader.pieces();
+    reader.read(&SHAPES[0].replace("10.1.0.1", "10.1.0.2")).unwrap();
+    let kept =
+        reader.pieces().iter().filter(|piece| before.iter().any(|old| Arc::ptr_eq(old, piece))).count();
+    assert_eq!(kept, 1);
 }

@@ -1,0 +1,5 @@
+//! The discoveries from outside.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+mod file;

@@ -3,6 +3,8 @@
 //! One trait, [`Dataplane`]; one directory or file per way into the kernel; [`build`] is the catalogue. A dataplane
 //! knows nothing of load, policies or other nodes: it takes a [`Plan`] and answers with what it counted.
 
+pub mod netlink;
+
 use plimsoll_core::load::Counts;
 use plimsoll_core::plan::Plan;
 

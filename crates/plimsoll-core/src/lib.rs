@@ -10,6 +10,7 @@
 
 pub mod time;
 pub mod service;
+pub mod eligible;
 pub mod load;
 pub mod report;
 pub mod view;

@@ -1,6 +1,9 @@
 //! How loaded the endpoints are, as this node measures it: counts from the kernel and samples from signal
 //! sources, filtered into one [`Load`] per endpoint.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use crate::service::EndpointId;
 use crate::time::Timestamp;
 
@@ -66,3 +69,203 @@ pub struct Sample {
     /// Share of time in which some task waited for CPU (PSI "some"), 0 to 1.
     pub pressure: Option<f64>,
 }
+
+/// The load of one endpoint as one node knows it, ready to be reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Open connections.
+    pub open: f64,
+    /// Of those, younger than the horizon.
+    pub young: f64,
+    /// Of those, with an age of one to two horizons.
+    pub middle: f64,
+    /// Connections opened per second, filtered.
+    pub opens_per_second: f64,
+    /// Connections refused or never answered per second, filtered.
+    pub failures_per_second: f64,
+    /// CPU in use, in cores.
+    pub cpu: Option<f64>,
+    /// CPU pressure, 0 to 1.
+    pub pressure: Option<f64>,
+}
+
+/// How counts and samples become loads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Filter {
+    /// The horizon `h` that divides young from old.
+    pub horizon: Duration,
+    /// The time constant `tau` of rates and samples.
+    pub time_constant: Duration,
+    /// A sample older than this is as good as none.
+    pub sample_expiry: Duration,
+}
+
+/// The time constant of a node's own rate of opened connections.
+const NODE_RATE_TIME_CONSTANT: f64 = 10.0;
+
+/// The loads this node measures: of the endpoints it hosts, and of what it sent to any endpoint.
+#[derive(Clone, Debug)]
+pub struct Loads {
+    filter: Filter,
+    hosted: BTreeMap<EndpointId, Meter>,
+    sent: BTreeMap<EndpointId, Meter>,
+    updated: Option<Timestamp>,
+    opens_per_second: f64,
+}
+
+impl Loads {
+    /// Nothing measured yet.
+    pub fn new(filter: Filter) -> Loads {
+        Loads {
+            filter,
+            hosted: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            updated: None,
+            opens_per_second: 0.0,
+        }
+    }
+
+    /// Takes in what the dataplane counted at `now`.
+    pub fn count(&mut self, now: Timestamp, counts: &Counts) {
+        let elapsed = self.updated.map(|before| now.seconds_since(before));
+        self.updated = Some(now);
+        let opened_before: u64 = self.sent.values().map(|meter| meter.opened).sum();
+        update(&mut self.hosted, &counts.hosted, &counts.slots, &self.filter, elapsed);
+        update(&mut self.sent, &counts.sent, &counts.slots, &self.filter, elapsed);
+        if let Some(elapsed) = elapsed.filter(|elapsed| *elapsed > 0.0) {
+            let opened: u64 = self.sent.values().map(|meter| meter.opened).sum();
+            let rate = opened.saturating_sub(opened_before) as f64 / elapsed;
+            self.opens_per_second +=
+                gain(elapsed, NODE_RATE_TIME_CONSTANT) * (rate - self.opens_per_second);
+        }
+    }
+
+    /// Takes in a sample. What is not a sensible figure counts as missing.
+    pub fn sample(&mut self, sample: &Sample) {
+        let Some(meter) = self.hosted.get_mut(&sample.endpoint) else { return };
+        let elapsed = meter.sampled.map_or(f64::INFINITY, |before| sample.at.seconds_since(before));
+        let gain = gain(elapsed, self.filter.time_constant.as_secs_f64());
+        let sane = |figure: &f64| figure.is_finite() && *figure >= 0.0;
+        blend(&mut meter.load.cpu, sample.cpu.filter(sane), gain);
+        blend(&mut meter.load.pressure, sample.pressure.filter(sane).map(|p| p.min(1.0)), gain);
+        meter.sampled = Some(sample.at);
+    }
+
+    /// Forgets samples that are too old at `now`.
+    pub fn expire(&mut self, now: Timestamp) {
+        for meter in self.hosted.values_mut() {
+            if meter.sampled.is_some_and(|at| now.since(at) > self.filter.sample_expiry) {
+                meter.sampled = None;
+                meter.load.cpu = None;
+                meter.load.pressure = None;
+            }
+        }
+    }
+
+    /// The endpoints this node hosts.
+    pub fn hosted(&self) -> impl Iterator<Item = (EndpointId, &Load)> {
+        self.hosted.iter().map(|(endpoint, meter)| (*endpoint, &meter.load))
+    }
+
+    /// The load of one endpoint that this node hosts.
+    pub fn hosted_load(&self, endpoint: &EndpointId) -> Option<&Load> {
+        self.hosted.get(endpoint).map(|meter| &meter.load)
+    }
+
+    /// What this node sent, by endpoint; endpoints it never sent anything to are absent.
+    pub fn sent(&self) -> impl Iterator<Item = (EndpointId, &Load)> {
+        self.sent.iter().map(|(endpoint, meter)| (*endpoint, &meter.load))
+    }
+
+    /// What this node sent to one endpoint.
+    pub fn sent_load(&self, endpoint: &EndpointId) -> Option<&Load> {
+        self.sent.get(endpoint).map(|meter| &meter.load)
+    }
+
+    /// Connections this node opened per second, to all endpoints, filtered with 10 s.
+    pub fn opens_per_second(&self) -> f64 {
+        self.opens_per_second
+    }
+
+    /// When counts were taken in last.
+    pub fn updated(&self) -> Option<Timestamp> {
+        self.updated
+    }
+}
+
+/// One endpoint's load and what is needed to go on filtering it.
+#[derive(Clone, Debug, Default)]
+struct Meter {
+    load: Load,
+    opened: u64,
+    failed: u64,
+    sampled: Option<Timestamp>,
+}
+
+fn update(
+    meters: &mut BTreeMap<EndpointId, Meter>,
+    counts: &[Count],
+    slots: &[f32; AGE_SLOTS],
+    filter: &Filter,
+    elapsed: Option<f64>,
+) {
+    meters.retain(|endpoint, _| counts.binary_search_by_key(endpoint, |count| count.endpoint).is_ok());
+    for count in counts {
+        let failed = count.refused + count.unanswered;
+        let (young, middle) = by_age(count, slots, filter.horizon.as_secs_f64());
+        let meter = meters
+            .entry(count.endpoint)
+            .or_insert_with(|| Meter { opened: count.opened, failed, ..Meter::default() });
+        if let Some(elapsed) = elapsed.filter(|elapsed| *elapsed > 0.0) {
+            let gain = gain(elapsed, filter.time_constant.as_secs_f64());
+            // A total that fell began anew: the endpoint left and came back.
+            let opens = count.opened.saturating_sub(meter.opened) as f64 / elapsed;
+            let failures = failed.saturating_sub(meter.failed) as f64 / elapsed;
+            meter.load.opens_per_second += gain * (opens - meter.load.opens_per_second);
+            meter.load.failures_per_second += gain * (failures - meter.load.failures_per_second);
+        }
+        meter.opened = count.opened;
+        meter.failed = failed;
+        meter.load.open = f64::from(count.open);
+        meter.load.young = young.min(meter.load.open);
+        meter.load.middle = middle.min(meter.load.open - meter.load.young);
+    }
+}
+
+/// How many open connections are younger than `horizon`, and how many have one to two times that age. Within a
+/// slot ages are taken as spread evenly.
+fn by_age(count: &Count, slots: &[f32; AGE_SLOTS], horizon: f64) -> (f64, f64) {
+    let younger_than = |age: f64| {
+        let mut sum = 0.0;
+        let mut from = 0.0;
+        for (open, until) in count.open_by_age.iter().zip(slots) {
+            let until = f64::from(*until);
+            if until <= age {
+                sum += f64::from(*open);
+            } else {
+                if until.is_finite() && age > from {
+                    sum += f64::from(*open) * (age - from) / (until - from);
+                }
+                break;
+            }
+            from = until;
+        }
+        sum
+    };
+    let young = younger_than(horizon);
+    (young, younger_than(2.0 * horizon) - young)
+}
+
+/// The weight of a new value in a first-order filter after `elapsed` seconds.
+pub(crate) fn gain(elapsed: f64, time_constant: f64) -> f64 {
+    1.0 - libm::exp(-elapsed / time_constant)
+}
+
+fn blend(filtered: &mut Option<f64>, figure: Option<f64>, gain: f64) {
+    if let Some(figure) = figure {
+        *filtered = Some(filtered.map_or(figure, |before| before + gain * (figure - before)));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::load::{Load, Loads};
 use crate::service::{EndpointId, NodeName};
 
 /// The load of one endpoint as one node knows it.
@@ -39,4 +40,34 @@ pub struct Report {
     pub hosted: Vec<EndpointReport>,
     /// This node's own connections to endpoints that no agent hosts. Sorted by endpoint.
     pub sent: Vec<EndpointReport>,
+}
+
+/// What this node has to say: `is_hosted_elsewhere` tells which endpoints another node's agent counts.
+pub fn build(node: &NodeName, loads: &Loads, is_hosted_elsewhere: impl Fn(&EndpointId) -> bool) -> Report {
+    Report {
+        node: node.clone(),
+        age: Duration::ZERO,
+        opens_per_second: loads.opens_per_second() as f32,
+        hosted: loads.hosted().map(|(endpoint, load)| summarise(endpoint, load)).collect(),
+        sent: loads
+            .sent()
+            .filter(|(endpoint, _)| {
+                loads.hosted_load(endpoint).is_none() && !is_hosted_elsewhere(endpoint)
+            })
+            .map(|(endpoint, load)| summarise(endpoint, load))
+            .collect(),
+    }
+}
+
+fn summarise(endpoint: EndpointId, load: &Load) -> EndpointReport {
+    EndpointReport {
+        endpoint,
+        open: libm::round(load.open) as u32,
+        young: libm::round(load.young) as u32,
+        middle: libm::round(load.middle) as u32,
+        opens_per_second: load.opens_per_second as f32,
+        failures_per_second: load.failures_per_second as f32,
+        cpu: load.cpu.map(|cpu| cpu as f32),
+        pressure: load.pressure.map(|pressure| pressure as f32),
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::service::{EndpointId, Key, Protocol, ServiceId};
+use crate::service::{EndpointId, Key, Mode, Place, Protocol, Service, ServiceId, TrafficPolicy};
 
 /// The weight of a sole endpoint; shares are quantised to `1 / FULL_WEIGHT`.
 pub const FULL_WEIGHT: u32 = 4096;
@@ -76,4 +76,73 @@ pub struct Table {
     pub hosted: BTreeSet<EndpointId>,
     /// All endpoints of all Services: what this node sends to them is counted.
     pub known: BTreeSet<EndpointId>,
+}
+
+/// The most endpoints a list may have; a Service with more is left to the proxy below.
+pub const MAX_ENDPOINTS: usize = 16_384;
+
+/// Why a key is left to the proxy below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Left {
+    /// The Service is only observed.
+    Observed,
+    /// No endpoint may serve it.
+    NoEndpoint,
+    /// No endpoint of this node may serve it, and only those are allowed to.
+    NoLocalEndpoint,
+    /// There are more endpoints than a list can hold.
+    TooManyEndpoints,
+}
+
+impl std::fmt::Display for Left {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Left::Observed => "the Service is only observed",
+            Left::NoEndpoint => "no endpoint may serve it",
+            Left::NoLocalEndpoint => "its traffic policy is Local and this node has no endpoint of it",
+            Left::TooManyEndpoints => "it has more endpoints than can be balanced (16384)",
+        })
+    }
+}
+
+/// How each key of the Service is served from lists of these lengths, and which keys are left to the proxy below.
+pub fn keys(service: &Service, cluster: usize, local: usize) -> (Vec<KeyEntry>, Vec<(Key, Left)>) {
+    let mut taken = Vec::new();
+    let mut left = Vec::new();
+    for key in &service.keys {
+        let entry = entry(service, *key);
+        let needed = match entry.choose {
+            Choose::Cluster | Choose::LocalForOutside => cluster,
+            Choose::Local => local,
+        };
+        let reason = if service.mode == Mode::Observe {
+            Some(Left::Observed)
+        } else if cluster > MAX_ENDPOINTS {
+            Some(Left::TooManyEndpoints)
+        } else if needed == 0 && entry.choose == Choose::Local && cluster > 0 {
+            Some(Left::NoLocalEndpoint)
+        } else if needed == 0 {
+            Some(Left::NoEndpoint)
+        } else {
+            None
+        };
+        match reason {
+            Some(reason) => left.push((*key, reason)),
+            None => taken.push(entry),
+        }
+    }
+    taken.sort_by_key(|entry| entry.key);
+    (taken, left)
+}
+
+/// The rules of kube-proxy: internal keys follow the internal policy and hide only clients from outside; external
+/// keys hide all clients, except under policy Local, which keeps the addresses of outside clients.
+fn entry(service: &Service, key: Key) -> KeyEntry {
+    let (choose, masquerade) = match (key.place, service.internal_policy, service.external_policy) {
+        (Place::Internal(_), TrafficPolicy::Cluster, _) => (Choose::Cluster, Masquerade::FromOutside),
+        (Place::Internal(_), TrafficPolicy::Local, _) => (Choose::Local, Masquerade::FromOutside),
+        (_, _, TrafficPolicy::Cluster) => (Choose::Cluster, Masquerade::Always),
+        (_, _, TrafficPolicy::Local) => (Choose::LocalForOutside, Masquerade::FromNode),
+    };
+    KeyEntry { key, choose, masquerade }
 }

@@ -1,7 +1,12 @@
-//! Time as an argument: a point on one process's monotonic clock.
+//! Time as an argument: a point on one process's monotonic clock, and lengths of time as people write them.
 
+use std::fmt;
 use std::ops::Add;
 use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Nanoseconds since an origin of the caller's choice; only differences mean anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,3 +57,87 @@ impl Add<Duration> for Timestamp {
         Timestamp(self.0.saturating_add(by.as_nanos() as u64))
     }
 }
+
+/// A length of time as people write it: whole numbers with units, `250ms`, `10s`, `1m30s`, `3h`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+#[schemars(with = "String")]
+pub struct Span(pub Duration);
+
+impl Span {
+    /// That many milliseconds.
+    pub const fn from_millis(millis: u64) -> Span {
+        Span(Duration::from_millis(millis))
+    }
+
+    /// That many seconds.
+    pub const fn from_secs(seconds: u64) -> Span {
+        Span(Duration::from_secs(seconds))
+    }
+
+    /// Reads `1h30m`; `None` where it is not a length of time or does not fit.
+    pub fn parse(text: &str) -> Option<Span> {
+        let mut rest = text;
+        let mut total = Duration::ZERO;
+        while !rest.is_empty() || text.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+            let number: u64 = rest[..digits].parse().ok()?;
+            let after = &rest[digits..];
+            let letters = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+            let one = match &after[..letters] {
+                "ms" => Duration::from_millis(number),
+                "s" => Duration::from_secs(number),
+                "m" => Duration::from_secs(number.checked_mul(60)?),
+                "h" => Duration::from_secs(number.checked_mul(3600)?),
+                _ => return None,
+            };
+            total = total.checked_add(one)?;
+            rest = &after[letters..];
+        }
+        Some(Span(total))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, millis) = (self.0.as_secs(), self.0.subsec_millis());
+        let parts =
+            [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s"), (u64::from(millis), "ms")];
+        if self.0 < Duration::from_millis(1) {
+            return f.write_str("0s");
+        }
+        parts.iter().filter(|(number, _)| *number > 0).try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+        deserializer.deserialize_str(SpanText)
+    }
+}
+
+struct SpanText;
+
+impl Visitor<'_> for SpanText {
+    type Value = Span;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a length of time")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+        Span::parse(text).ok_or_else(|| {
+            E::custom(format!(
+                "`{text}` is not a length of time; write whole numbers with units, as in `10s` or `1h30m`"
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

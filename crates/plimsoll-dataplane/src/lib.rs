@@ -5,6 +5,7 @@
 
 pub mod netlink;
 pub mod conntrack;
+pub mod nftables;
 
 use plimsoll_core::load::Counts;
 use plimsoll_core::plan::Plan;
@@ -33,6 +34,27 @@ pub trait Dataplane: Send {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused a plan; nothing of it was applied.
-    #[error("the kernel refused the plan: {0}")]
-    Refused(std::io::Error),
+    #[error("the kernel refused to {what}: {source}; nothing of the plan was applied")]
+    Refused {
+        /// What could not be done, with what.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The way into the kernel does not work (any more).
+    #[error("cannot {what}: {source}")]
+    Broken {
+        /// What could not be done, with what, and what to check.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The configuration makes no sense.
+    #[error("{field}: {problem}")]
+    Config {
+        /// The field of the dataplane's section.
+        field: &'static str,
+        /// What is wrong with it and what would be right.
+        problem: String,
+    },
 }

@@ -77,6 +77,11 @@ impl Builder {
         seq
     }
 
+    /// Appends whole messages that were written elsewhere.
+    pub fn raw(&mut self, messages: &[u8]) {
+        self.buffer.extend_from_slice(messages);
+    }
+
     /// Adds `flags` to the message that begins at `start`, a former [`len`](Builder::len).
     pub fn add_flags(&mut self, start: usize, flags: u16) {
         let field = &mut self.buffer[start + 6..start + 8];

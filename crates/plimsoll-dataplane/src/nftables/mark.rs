@@ -75,7 +75,10 @@ mod tests {
     #[test]
     fn the_default_bits_are_where_they_are_documented() {
         let bits = MarkBits::new(0x0ff7_0000).unwrap();
-        assert_eq!((bits.opened, bits.closed, bits.seen, bits.slot), (0x1_0000, 0x2_0000, 0x4_0000, 0x0ff0_0000));
+        assert_eq!(
+            (bits.opened, bits.closed, bits.seen, bits.slot),
+            (0x1_0000, 0x2_0000, 0x4_0000, 0x0ff0_0000)
+        );
         assert_eq!(bits.with_slot(0x5a), 0x05a0_0000);
         assert_eq!(bits.mask(), 0x0ff7_0000);
     }

@@ -1,0 +1,240 @@
+//! Merging and staleness.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::load::{Count, Counts, Filter};
+use crate::service::{Conditions, Protocol};
+
+fn id(last: u8) -> EndpointId {
+    EndpointId { address: [10, 1, 0, last].into(), port: 8080, protocol: Protocol::Tcp }
+}
+
+fn endpoint(last: u8, node: Option<&str>) -> Endpoint {
+    Endpoint {
+        id: id(last),
+        node: node.map(NodeName::new),
+        capacity: None,
+        conditions: Conditions::default(),
+        for_zones: Vec::new(),
+        for_nodes: Vec::new(),
+    }
+}
+
+fn at(seconds: f64) -> Timestamp {
+    Timestamp::from_duration(Duration::from_secs_f64(seconds))
+}
+
+fn loads() -> Loads {
+    Loads::new(Filter {
+        horizon: Duration::from_secs(1),
+        time_constant: Duration::from_millis(700),
+        sample_expiry: Duration::from_secs(5),
+    })
+}
+
+fn view() -> View {
+    View::new(NodeName::new("here"), Parameters::default())
+}
+
+/// An entry with `open` connections, none of them young.
+fn entry(last: u8, open: u32) -> EndpointReport {
+    EndpointReport {
+        endpoint: id(last),
+        open,
+        young: 0,
+        middle: 0,
+        opens_per_second: 0.0,
+        failures_per_second: 0.0,
+        cpu: None,
+        pressure: None,
+    }
+}
+
+fn report(node: &str, age: f64, hosted: Vec<EndpointReport>) -> Arc<Report> {
+    Arc::new(Report {
+        node: NodeName::new(node),
+        age: Duration::from_secs_f64(age),
+        opens_per_second: 1.0,
+        hosted,
+        sent: Vec::new(),
+    })
+}
+
+/// What this node sent, as the dataplane counts it.
+fn sent(view: &mut View, loads: &mut Loads, now: f64, counts: &[(u8, u32)]) {
+    let sent = counts.iter().map(|(last, open)| Count { open: *open, ..Count::none(id(*last)) }).collect();
+    loads.count(at(now), &Counts { sent, ..Counts::default() });
+    view.count(at(now), loads, |_| {});
+}
+
+fn members(lasts: &[u8]) -> Vec<Member> {
+    lasts.iter().map(|last| Member { endpoint: id(*last), capacity: None, eligible: None }).collect()
+}
+
+fn open(view: &View, loads: &Loads, now: f64, lasts: &[u8]) -> Vec<f64> {
+    let mut rows = Vec::new();
+    view.rows(at(now), loads, &members(lasts), &mut rows);
+    rows.iter().map(|row| row.open).collect()
+}
+
+#[test]
+fn a_total_is_carried_forward_by_own_changes() {
+    let (mut view, mut loads) = (view(), loads());
+    view.know(&endpoint(1, Some("far")));
+    sent(&mut view, &mut loads, 1.0, &[(1, 10)]);
+    sent(&mut view, &mut loads, 2.0, &[(1, 20)]);
+    // Measured at 1.5 s, when this node had 15: the others have 85.
+    view.merge(at(2.0), report("far", 0.5, vec![entry(1, 100)]), |_| {});
+    assert_eq!(open(&view, &loads, 2.0, &[1]), [105.0]);
+    sent(&mut view, &mut loads, 3.0, &[(1, 50)]);
+    assert_eq!(open(&view, &loads, 3.0, &[1]), [135.0]);
+    sent(&mut view, &mut loads, 4.0, &[]);
+    assert_eq!(open(&view, &loads, 4.0, &[1]), [85.0]);
+}
+
+#[test]
+fn an_older_report_and_one_of_this_node_change_nothing() {
+    let (mut view, loads) = (view(), loads());
+    view.know(&endpoint(1, Some("far")));
+    view.know(&endpoint(2, Some("here")));
+    view.merge(at(2.0), report("far", 0.1, vec![entry(1, 100)]), |_| {});
+    view.merge(at(2.1), report("far", 0.5, vec![entry(1, 7)]), |_| {});
+    view.merge(at(2.1), report("here", 0.0, vec![entry(2, 7)]), |_| {});
+    assert_eq!(open(&view, &loads, 2.1, &[1]), [100.0]);
+    assert_eq!(view.nodes(at(2.1)).count(), 1);
+}
+
+#[test]
+fn a_report_about_an_endpoint_that_another_node_hosts_is_not_believed() {
+    let (mut view, loads) = (view(), loads());
+    view.know(&endpoint(1, Some("far")));
+    view.know(&endpoint(2, Some("far")));
+    view.merge(at(1.0), report("far", 0.0, vec![entry(1, 10), entry(2, 30)]), |_| {});
+    view.merge(at(1.0), report("liar", 0.0, vec![entry(1, 999)]), |_| {});
+    assert_eq!(open(&view, &loads, 1.0, &[1, 2]), [10.0, 30.0]);
+}
+
+#[test]
+fn a_report_that_came_before_the_endpoint_counts_for_it() {
+    let (mut view, loads) = (view(), loads());
+    view.merge(at(1.0), report("far", 0.0, vec![entry(1, 10)]), |_| {});
+    view.know(&endpoint(1, Some("far")));
+    assert_eq!(open(&view, &loads, 1.0, &[1]), [10.0]);
+}
+
+#[test]
+fn an_endpoint_nobody_reported_is_at_the_level_of_the_others() {
+    let (mut view, loads) = (view(), loads());
+    for last in [1, 2] {
+        view.know(&endpoint(last, Some("far")));
+    }
+    view.know(&endpoint(3, Some("silent")));
+    view.merge(at(1.0), report("far", 0.0, vec![entry(1, 10), entry(2, 30)]), |_| {});
+    assert_eq!(open(&view, &loads, 1.0, &[1, 2, 3]), [10.0, 30.0, 20.0]);
+}
+
+#[test]
+fn endpoints_without_an_agent_are_summed_over_the_senders() {
+    let (mut view, mut loads) = (view(), loads());
+    view.know(&endpoint(1, None));
+    sent(&mut view, &mut loads, 1.0, &[(1, 5)]);
+    for (node, count) in [("a", 10), ("b", 20)] {
+        let report = Report { sent: vec![entry(1, count)], ..(*report(node, 0.0, vec![])).clone() };
+        view.merge(at(1.0), Arc::new(report), |_| {});
+    }
+    assert_eq!(open(&view, &loads, 1.0, &[1]), [35.0]);
+    assert_eq!(view.figures(at(1.0), &loads, &id(1)).origin, Origin::Senders(2));
+}
+
+#[test]
+fn golden_case_h_a_stale_record() {
+    let (mut view, loads) = (view(), loads());
+    let others = [(1, 50), (2, 20), (3, 20), (4, 10)];
+    for (last, _) in others {
+        view.know(&endpoint(last, Some("far")));
+    }
+    let entries = others.iter().map(|(last, open)| entry(*last, *open)).collect();
+    view.merge(at(100.0), report("far", 0.0, entries), |_| {});
+    let open = open(&view, &loads, 135.0, &[1, 2, 3, 4]);
+    assert!((open[0] - 34.196_986).abs() < 1e-5, "{open:?}");
+    assert!((open.iter().sum::<f64>() - 100.0).abs() < 1e-9);
+}
+
+#[test]
+fn own_connections_are_never_shrunk() {
+    let (mut view, mut loads) = (view(), loads());
+    for last in [1, 2] {
+        view.know(&endpoint(last, Some("far")));
+    }
+    view.merge(at(0.0), report("far", 0.0, vec![entry(1, 0), entry(2, 0)]), |_| {});
+    sent(&mut view, &mut loads, 1.0, &[(1, 40)]);
+    assert_eq!(open(&view, &loads, 1000.0, &[1, 2]), [40.0, 0.0]);
+}
+
+#[test]
+fn changes_are_told_once() {
+    let (mut view, mut loads) = (view(), loads());
+    view.know(&endpoint(1, Some("far")));
+    let mut told = Vec::new();
+    let same = report("far", 0.0, vec![entry(1, 10)]);
+    view.merge(at(1.0), same.clone(), |endpoint| told.push(*endpoint));
+    view.merge(at(2.0), same, |endpoint| told.push(*endpoint));
+    assert_eq!(told, [id(1)]);
+    told.clear();
+    for (now, count) in [(3.0, 5), (4.0, 5)] {
+        let counts = Counts { sent: vec![Count { open: count, ..Count::none(id(1)) }], ..Counts::default() };
+        loads.count(at(now), &counts);
+        view.count(at(now), &loads, |endpoint| told.push(*endpoint));
+    }
+    assert_eq!(told, [id(1)]);
+}
+
+proptest! {
+    /// `law` 7.8: as reports age, figures tend to the fair split and their sum is kept.
+    #[test]
+    fn stale_figures_tend_to_the_fair_split(
+        opens in prop::collection::vec(0u32..1000, 1..12),
+        age in 0.0..3000.0f64,
+    ) {
+        let (mut view, loads) = (view(), loads());
+        let lasts: Vec<u8> = (0..opens.len() as u8).collect();
+        for last in &lasts {
+            view.know(&endpoint(*last, Some("far")));
+        }
+        let entries = lasts.iter().zip(&opens).map(|(last, open)| entry(*last, *open)).collect();
+        view.merge(at(0.0), report("far", 0.0, entries), |_| {});
+        let shrunk = open(&view, &loads, age, &lasts);
+        let sum: f64 = opens.iter().map(|open| f64::from(*open)).sum();
+        let fair = sum / opens.len() as f64;
+        prop_assert!((shrunk.iter().sum::<f64>() - sum).abs() < 1e-6);
+        for (shrunk, open) in shrunk.iter().zip(&opens) {
+            prop_assert!((shrunk - fair).abs() <= (f64::from(*open) - fair).abs() + 1e-9);
+            if age <= 5.0 {
+                prop_assert_eq!(*shrunk, f64::from(*open));
+            } else if age > 700.0 {
+                prop_assert!((shrunk - fair).abs() < 1e-4);
+            }
+        }
+    }
+
+    /// Merging is idempotent, and the order in which different nodes' reports come does not matter.
+    #[test]
+    fn merging_is_idempotent_and_commutes(a in 0u32..100, b in 0u32..100) {
+        let loads = loads();
+        let reports = [report("a", 0.0, vec![entry(1, a)]), report("b", 0.0, vec![entry(2, b)])];
+        let merged = |order: &[usize]| {
+            let mut view = view();
+            view.know(&endpoint(1, Some("a")));
+            view.know(&endpoint(2, Some("b")));
+            for &i in order {
+                view.merge(at(1.0), reports[i].clone(), |_| {});
+            }
+            open(&view, &loads, 1.0, &[1, 2])
+        };
+        prop_assert_eq!(merged(&[0, 1]), merged(&[1, 0]));
+        prop_assert_eq!(merged(&[0, 1]), merged(&[0, 1, 0, 1, 1]));
+    }
+}

@@ -1,0 +1,150 @@
+//! The configuration of the nftables dataplane.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use plimsoll_core::time::Span;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::mark::MarkBits;
+use crate::Error;
+
+/// The nftables dataplane's section of the configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The name of the table, in the family `inet`.
+    pub table: String,
+    /// How long a Service stays in the kernel without being renewed. An agent that hangs hands its Services back
+    /// to the proxy below after this time.
+    pub lease: Span,
+    /// The priority of the chains that choose. The proxy below has -100; whoever is lower decides. Between -199
+    /// and -101.
+    pub priority: i32,
+    /// Eleven bits of the conntrack mark that nobody else uses: the lowest three for the state of a connection,
+    /// the other eight for its age.
+    pub mark_mask: u32,
+    /// The addresses of clients inside the cluster (the pod ranges). Connections of others to an address inside
+    /// the cluster get the node's address as their source. Empty: nobody is known to be outside, so those
+    /// connections keep their source.
+    #[schemars(with = "Vec<String>")]
+    pub local_sources: Vec<IpNet>,
+    /// Connections to addresses inside the cluster get the node's address as their source, whoever opened them.
+    pub masquerade_all: bool,
+    /// The most clients remembered per Service with client affinity. More are served, but not remembered.
+    pub affinity_clients: u32,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            table: "plimsoll".to_owned(),
+            lease: Span::from_secs(10),
+            priority: -105,
+            mark_mask: 0x0ff7_0000,
+            local_sources: Vec::new(),
+            masquerade_all: false,
+            affinity_clients: 65_536,
+        }
+    }
+}
+
+/// What a table may not be called: words of the nft language that could not be read back.
+const WORDS: [&str; 12] = [
+    "table",
+    "chain",
+    "set",
+    "map",
+    "rule",
+    "drop",
+    "accept",
+    "masquerade",
+    "fwd",
+    "element",
+    "inet",
+    "counter",
+];
+
+/// A lease shorter than this expires between two wake-ups of a busy machine.
+const SHORTEST_LEASE: Duration = Duration::from_millis(100);
+
+impl Config {
+    /// Checks each field, for an agent that renews leases every `renewal`.
+    pub fn check(&self, renewal: Duration) -> Result<(), Error> {
+        let wrong = |field, problem: String| Err(Error::Config { field, problem });
+        let name = &self.table;
+        let letters = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if name.len() > 64 || !letters || !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            return wrong(
+                "table",
+                format!("`{name}` is no table name; use up to 64 letters, digits and _, a letter first"),
+            );
+        }
+        if WORDS.contains(&name.as_str()) {
+            return wrong("table", format!("`{name}` is a word of the nft language; choose another name"));
+        }
+        if self.lease.0 < SHORTEST_LEASE || self.lease.0 < renewal * 3 {
+            return wrong(
+                "lease",
+                format!(
+                    "{} is too short: it must outlast three renewals of {} and be 100ms at least",
+                    self.lease,
+                    Span(renewal)
+                ),
+            );
+        }
+        if self.lease.0 > Duration::from_secs(3600) {
+            return wrong("lease", format!("{} is too long: an hour at most", self.lease));
+        }
+        if !(-199..=-101).contains(&self.priority) {
+            return wrong(
+                "priority",
+                format!(
+                    "{} is not between -199 (after conntrack) and -101 (before the proxy)",
+                    self.priority
+                ),
+            );
+        }
+        if MarkBits::new(self.mark_mask).is_none() {
+            let bits = self.mark_mask.count_ones();
+            return wrong("mark_mask", format!("{:#010x} has {bits} bits; it must have 11", self.mark_mask));
+        }
+        if !(1..=16_777_216).contains(&self.affinity_clients) {
+            return wrong(
+                "affinity_clients",
+                format!("{} is not between 1 and 16777216", self.affinity_clients),
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field_of(change: impl FnOnce(&mut Config)) -> Option<&'static str> {
+        let mut config = Config::default();
+        change(&mut config);
+        match config.check(Duration::from_secs(1)) {
+            Err(Error::Config { field, .. }) => Some(field),
+            Err(other) => panic!("{other}"),
+            Ok(()) => None,
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        assert_eq!(field_of(|_| {}), None);
+        assert_eq!(field_of(|c| c.lease = Span::from_millis(2_999)), Some("lease"));
+        assert_eq!(field_of(|c| c.lease = Span::from_secs(7200)), Some("lease"));
+        assert_eq!(field_of(|c| c.table = "drop".into()), Some("table"));
+        assert_eq!(field_of(|c| c.table = "a b".into()), Some("table"));
+        assert_eq!(field_of(|c| c.table = String::new()), Some("table"));
+        assert_eq!(field_of(|c| c.priority = -100), Some("priority"));
+        assert_eq!(field_of(|c| c.priority = -200), Some("priority"));
+        assert_eq!(field_of(|c| c.mark_mask = 0xff), Some("mark_mask"));
+        assert_eq!(field_of(|c| c.affinity_clients = 0), Some("affinity_clients"));
+    }
+}

@@ -7,8 +7,8 @@ use plimsoll_core::time::Timestamp;
 
 use super::account::{Account, Measurement};
 use super::{Kernel, Side, Tally};
+use crate::Error;
 use crate::conntrack::{Entry, Filter, Flow, Marking, TcpState};
-use crate::netlink::Error;
 use crate::nftables::mark::{MarkBits, OLD};
 
 /// A dump for each of so many endpoints is cheaper than one of everything.
@@ -123,8 +123,10 @@ impl Tally {
 impl Side {
     /// Members whose base is not known, with their figures as they are now.
     fn in_question(&self) -> BTreeMap<EndpointId, Measurement> {
-        let doubtful = self.accounts.iter().filter(|(_, account)| !account.is_settled() || account.is_overdrawn());
-        let mut all: BTreeMap<_, _> = self.unmeasured.iter().map(|id| (*id, Measurement::default())).collect();
+        let doubtful =
+            self.accounts.iter().filter(|(_, account)| !account.is_settled() || account.is_overdrawn());
+        let mut all: BTreeMap<_, _> =
+            self.unmeasured.iter().map(|id| (*id, Measurement::default())).collect();
         all.extend(doubtful.map(|(id, account)| (*id, account.begin_measurement())));
         all
     }

@@ -5,14 +5,12 @@
 //! events were lost. After a measurement the sum is exact again, per age slot too ([`account`] says how that can be
 //! while connections come and go).
 //!
-//! Marks outlive the table. So before a table is loaded, [`Tally::prepare`] makes all marked connections old; when
+//! Marks outlive the table. So before a table is loaded, [`prepare`] makes all marked connections old; when
 //! slot numbers come round again, those that still bear them are made old first; and what an endpoint had open when
 //! it joined is marked as opened and old, so that its end is counted.
 
 mod account;
 mod measure;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
@@ -25,8 +23,8 @@ use plimsoll_core::time::Timestamp;
 use self::account::{Account, OLD_CELL};
 use super::counting::{Counter, Rotation, Slot};
 use super::mark::{MarkBits, NUMBERS, OLD};
-use crate::conntrack::{Ended, Entry, Filter, Flow, Marking, TcpState};
-use crate::netlink::Error;
+use crate::conntrack::{Conntrack, Ended, Entry, Filter, Flow, Marking, TcpState};
+use crate::{Error, netlink};
 
 /// What the tally needs of the kernel; the tests have one without a kernel.
 pub(crate) trait Kernel {
@@ -78,8 +76,11 @@ struct Side {
 
 impl Side {
     fn join(&mut self, endpoints: &BTreeSet<EndpointId>) {
-        self.members.extend(endpoints);
-        self.unmeasured.extend(endpoints);
+        for endpoint in endpoints {
+            if self.members.insert(*endpoint) {
+                self.unmeasured.insert(*endpoint);
+            }
+        }
     }
 
     fn leave(&mut self, endpoints: &BTreeSet<EndpointId>) {
@@ -154,24 +155,6 @@ impl Tally {
         }
     }
 
-    /// Makes all connections old that earlier tables marked. To be called right before a table is loaded that
-    /// begins at zero; its slot numbers must not be those of the table it replaces.
-    pub(crate) fn prepare(kernel: &mut impl Kernel) -> Result<(), Error> {
-        let bits = kernel.mark_bits();
-        let mut markings = Vec::new();
-        let filter = Filter { mark: Some((bits.opened, bits.opened | bits.closed)), ..Filter::default() };
-        kernel.dump(&filter, &mut |entry| {
-            let flow = entry.flow();
-            if entry.tcp == Some(TcpState::Closing) {
-                // Its end came while nobody counted.
-                markings.push(Marking { flow, mask: bits.closed, bits: bits.closed });
-            } else if bits.slot_of(entry.mark) != OLD {
-                markings.push(Marking { flow, mask: bits.slot, bits: bits.with_slot(OLD) });
-            }
-        })?;
-        kernel.mark(&markings)
-    }
-
     /// Takes over who is to be counted, once the kernel has the plan.
     pub(crate) fn apply(&mut self, plan: &Plan, now: Timestamp) {
         for (side, came, went) in
@@ -180,19 +163,26 @@ impl Tally {
             if plan.fresh {
                 let gone = side.members.difference(came).copied().collect();
                 side.leave(&gone);
-                side.accounts.values_mut().for_each(Account::begin_again);
             }
             side.leave(went);
             side.join(came);
         }
-        if plan.fresh {
-            self.slots.clear();
-            self.retired = None;
-            self.sweep = Some((now + FIRST_SWEEP, FIRST_SWEEP));
-        }
-        if !plan.host.is_empty() || !plan.know.is_empty() {
+        if !(self.hosted.unmeasured.is_empty() && self.sent.unmeasured.is_empty()) {
             self.measure_at(now);
         }
+    }
+
+    /// Takes note that the table was made anew, with all counters at zero. What was counted before stays counted.
+    pub(crate) fn begin_again(&mut self, now: Timestamp) {
+        self.hosted
+            .accounts
+            .values_mut()
+            .chain(self.sent.accounts.values_mut())
+            .for_each(Account::begin_again);
+        self.slots.clear();
+        self.retired = None;
+        self.sweep = Some((now + FIRST_SWEEP, FIRST_SWEEP));
+        self.measure_at(now);
     }
 
     /// What is counted now. Ends the current slot if that is due, and measures if that is needed.
@@ -206,7 +196,11 @@ impl Tally {
             && at <= now
         {
             self.sweep = Some((now + wait * 2, wait * 2));
-            self.hosted.accounts.values_mut().chain(self.sent.accounts.values_mut()).for_each(Account::doubt_old);
+            self.hosted
+                .accounts
+                .values_mut()
+                .chain(self.sent.accounts.values_mut())
+                .for_each(Account::doubt_old);
             self.measure_at(now);
         }
         if let Some((at, patience)) = self.measure
@@ -354,6 +348,26 @@ impl Tally {
             each(account);
         }
     }
+}
+
+/// Makes all connections old that earlier tables marked. To be called right before a table is loaded, whose counters
+/// begin at zero.
+pub(crate) fn prepare(bits: MarkBits, conntrack: &mut Conntrack) -> Result<(), netlink::Error> {
+    let mut markings = Vec::new();
+    let filter = Filter { mark: Some((bits.opened, bits.opened | bits.closed)), ..Filter::default() };
+    conntrack.dump(&filter, |entry| markings.extend(leftover(bits, entry)))?;
+    conntrack.mark(&markings)
+}
+
+/// What to change in the mark of a connection that an earlier table counted as open.
+fn leftover(bits: MarkBits, entry: &Entry) -> Option<Marking> {
+    let flow = entry.flow();
+    if entry.tcp == Some(TcpState::Closing) {
+        // Its end came while nobody counted.
+        return Some(Marking { flow, mask: bits.closed, bits: bits.closed });
+    }
+    let aged = bits.slot_of(entry.mark) != OLD;
+    aged.then(|| Marking { flow, mask: bits.slot, bits: bits.with_slot(OLD) })
 }
 
 /// Makes the connections old whose slot number is of a third that will be used again.

@@ -1,7 +1,6 @@
 //! What the agent counts of itself, in OpenMetrics text.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use plimsoll_api::Status;
@@ -125,13 +124,24 @@ fn register_discovery(registry: &mut Registry, health: &plimsoll_discovery::Heal
 }
 
 fn register_store(registry: &mut Registry, health: &plimsoll_store::Health) {
-    for (name, help, value) in health.totals() {
-        total(registry, name, help, value);
+    let members: Gauge<i64, std::sync::atomic::AtomicI64> = Gauge::default();
+    members.set(health.members.len() as i64);
+    registry.register("mesh_members", "Live members besides this node", members);
+    total(registry, "mesh_datagrams_received", "Datagrams that arrived", health.datagrams_in);
+    total(registry, "mesh_bytes_received", "Their bytes", health.bytes_in);
+    total(registry, "mesh_datagrams_sent", "Datagrams sent", health.datagrams_out);
+    total(registry, "mesh_bytes_sent", "Their bytes", health.bytes_out);
+    total(registry, "mesh_send_failures", "Datagrams the socket did not take", health.send_failures);
+    total(registry, "mesh_reports", "Reports handed to the balancer", health.reports);
+    let rejected = Family::<Kind, Counter>::default();
+    for (kind, count) in &health.rejected {
+        rejected.get_or_create(&Kind { kind }).inc_by(*count);
     }
+    registry.register("mesh_rejected", "Datagrams that changed nothing, by reason", rejected);
 }
 
 fn total(registry: &mut Registry, name: &str, help: &str, value: u64) {
-    let counter: Counter<u64, Arc<AtomicU64>> = Counter::default();
+    let counter: Counter = Counter::default();
     counter.inc_by(value);
     registry.register(name, help, counter);
 }

@@ -9,7 +9,7 @@ use plimsoll_core::balancer::{Balancer, Event};
 use plimsoll_core::service::{Here, NodeName};
 use plimsoll_discovery::Discovery;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -88,7 +88,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let (reports, to_publish) = mpsc::channel(2);
     let (plans, to_apply) = mpsc::channel(2);
     let (questions, asked) = mpsc::channel(QUESTIONS);
-    let store = plimsoll_store::build(&config.store, &node).await?;
+    let store = plimsoll_store::build(config.store.clone(), node.clone()).await?;
+    let (store_health, health_of_store) = watch::channel(store.health());
     let thread =
         Thread { interval, plans: to_apply, events: events.clone(), metrics: metrics.clone() };
     let build = {
@@ -104,7 +105,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         readiness: readiness.clone(),
         metrics: metrics.clone(),
         discovery: discovery.health(),
-        store: store.health(),
+        store: health_of_store,
         config: Arc::new(serde_json::to_value(&config).unwrap_or_default()),
     };
     let owner = Owner {
@@ -134,7 +135,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
             Ok(())
         }
     });
-    tasks.spawn(STORE, adapters::store::run(store, to_publish, events, metrics, goodbye.clone()));
+    tasks.spawn(STORE, adapters::store::run(store, to_publish, events, store_health, metrics, goodbye.clone()));
     tasks.spawn(DATAPLANE, async move { Ok(dataplane_ended.await.unwrap_or(Ok(()))?) });
     tasks.spawn(API, http::serve(listener, shared, last.clone()));
     tokio::select! {

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use plimsoll_core::report::Report;
 use plimsoll_core::service::NodeName;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What a store tells.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,13 +49,32 @@ pub trait Store: Send {
 }
 
 /// Which store, and its settings.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Config {
     /// One node alone: reports go nowhere.
+    #[default]
     Local,
     /// Nodes tell each other, without anything else to run.
     Mesh(mesh::Config),
+}
+
+impl Config {
+    /// Which store it is, in a word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Config::Local => "local",
+            Config::Mesh(_) => "mesh",
+        }
+    }
+
+    /// Checks what can be checked without touching the system.
+    pub fn check(&self) -> Result<(), Error> {
+        match self {
+            Config::Local => Ok(()),
+            Config::Mesh(config) => config.check(),
+        }
+    }
 }
 
 /// Opens a store for this node. Within a tokio runtime, and in the network namespace whose nodes are to meet.

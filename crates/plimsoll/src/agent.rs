@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
+use crate::output;
+
 /// Options of `plimsoll agent`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -47,14 +49,10 @@ pub(crate) fn run(options: Options) -> anyhow::Result<ExitCode> {
     if options.node.is_some() {
         config.node.clone_from(&options.node);
     }
-    if options.dry_run {
-        config.dataplane = plimsoll_dataplane::Config::dry_run();
-    }
     if options.check_config {
         config.node_name()?;
-        plimsoll_discovery::check(&config.discovery)?;
         let mut out = std::io::stdout().lock();
-        out.write_all(plimsoll_agent::to_yaml(&config)?.as_bytes())?;
+        out.write_all(config.to_yaml()?.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     log(&options)?;
@@ -70,7 +68,8 @@ pub(crate) fn run(options: Options) -> anyhow::Result<ExitCode> {
 fn log(options: &Options) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&options.log)
         .with_context(|| format!("--log {:?} is not a filter; try `info` or `plimsoll=debug`", options.log))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(output::wants_colour(&std::io::stderr()));
     if options.log_json { builder.json().init() } else { builder.init() }
     Ok(())
 }

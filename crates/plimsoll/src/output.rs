@@ -1,6 +1,6 @@
 //! How commands show what they found: as text for people or JSON for programs.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{IsTerminal, Write as _};
 
 use serde::Serialize;
 
@@ -22,9 +22,9 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether standard output is a terminal that wants colour.
-pub(crate) fn wants_colour() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+/// Whether this stream is a terminal that wants colour.
+pub(crate) fn wants_colour(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Prints rows in columns as wide as their widest cell; a column whose name begins with `>` is set flush right.

@@ -51,10 +51,10 @@ pub(crate) fn spawn(
 
 impl Thread {
     fn run(mut self, runtime: &Handle, dataplane: &mut dyn Dataplane) -> Result<(), Error> {
-        let mut next_read = Instant::now() + self.interval.mul_f64(rand::rng().random());
+        let mut next_read = Instant::now() + self.interval.mul_f64(rand::random());
         loop {
             let deadline = tokio::time::Instant::from_std(next_read);
-            let received = runtime.block_on(tokio::time::timeout_at(deadline, self.plans.recv()));
+            let received = runtime.block_on(async { tokio::time::timeout_at(deadline, self.plans.recv()).await });
             match received {
                 Ok(Some(plan)) => self.apply(dataplane, &plan)?,
                 Ok(None) => return Ok(()),

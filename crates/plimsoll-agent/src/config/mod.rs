@@ -128,6 +128,12 @@ impl Config {
         serde_saphyr::from_str(text).map_err(|error| error.to_string())
     }
 
+    /// The configuration that is in force, with every default.
+    pub fn to_yaml(&self) -> Result<String, ConfigError> {
+        serde_saphyr::to_string(self)
+            .map_err(|error| ConfigError::Field { field: "(all)".into(), what: error.to_string() })
+    }
+
     /// Checks every section, and what concerns more than one.
     pub fn check(&self) -> Result<(), ConfigError> {
         let field = |field: &str, what: String| Err(ConfigError::Field { field: field.into(), what });
@@ -151,18 +157,12 @@ impl Config {
         if let Err(what) = balancer.view.check() {
             return field("balancer.view", what);
         }
-        if let Err(error) = self.dataplane.check() {
-            return field("dataplane", error.to_string());
+        // Leases are renewed at ticks.
+        if let Err(error) = self.dataplane.check(balancer.tick.0) {
+            return field(&format!("dataplane.{}", self.dataplane.kind()), error.to_string());
         }
-        let lease = self.dataplane.lease();
-        if lease.0 < 3 * balancer.tick.0 {
-            let what = format!(
-                "{lease} is too short: it is renewed every third of it, which must not be shorter than \
-                 balancer.tick ({tick}); use {least} or more",
-                tick = balancer.tick,
-                least = Span(3 * balancer.tick.0)
-            );
-            return field("dataplane.nftables.lease", what);
+        if let Err(error) = self.store.check() {
+            return field("store", error.to_string());
         }
         Ok(())
     }
@@ -190,7 +190,7 @@ impl Config {
             report_interval,
             lease: self.dataplane.lease().0,
             policy: self.balancer.policy,
-            policies: self.balancer.policies,
+            policies: self.balancer.policies.clone(),
             guard: self.balancer.guard,
             view: self.balancer.view,
         }

@@ -7,7 +7,7 @@
 //! node instead of one director for all.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Group, Limit, Memory, Policy, Row, Share, figure, in_range, nominal_capacities};
 
@@ -21,7 +21,7 @@ const START: f64 = 100.0;
 const MOST: f64 = 10.0;
 
 /// What can be set about the policy `lvs-feedback`.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Parameters {
     /// Seconds from one change of the weights to the next; 1 to 60.

@@ -20,10 +20,9 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Serialize};
 
 pub use key::KeyError;
 pub use membership::{Identity, Membership};
@@ -44,7 +43,7 @@ pub fn decode(bytes: &[u8]) -> Result<Message, Malformed> {
 }
 
 /// The mesh's settings.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where this node receives datagrams.
@@ -60,11 +59,6 @@ pub struct Config {
     pub key_file: Option<PathBuf>,
     /// Lets the mesh leave loopback without a key.
     pub insecure: bool,
-    /// How often reports are sent, as `500ms` or `1s`; the same on all nodes. Without it: a hundredth of a second
-    /// per node, at least 200 ms and at most 1 s.
-    #[serde(deserialize_with = "interval")]
-    #[schemars(with = "Option<String>")]
-    pub interval: Option<Duration>,
 }
 
 impl Default for Config {
@@ -75,7 +69,6 @@ impl Default for Config {
             peers: Vec::new(),
             key_file: None,
             insecure: false,
-            interval: None,
         }
     }
 }
@@ -112,17 +105,4 @@ fn with_port(peer: &str) -> Option<String> {
     let bracketed = host.starts_with('[') && host.ends_with(']');
     let plausible = !host.is_empty() && (bracketed || !host.contains([':', '/', ' ']));
     plausible.then(|| format!("{host}:{port}"))
-}
-
-fn interval<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-    let wrong =
-        || serde::de::Error::custom(format!("`{text}` is not an interval from 50ms to 10s, as 500ms or 1s"));
-    let (number, unit) = match text.strip_suffix("ms") {
-        Some(number) => (number, Duration::from_millis(1)),
-        None => (text.strip_suffix('s').ok_or_else(wrong)?, Duration::from_secs(1)),
-    };
-    let interval = unit.checked_mul(number.trim().parse().map_err(|_| wrong())?).ok_or_else(wrong)?;
-    let bounds = Duration::from_millis(50)..=Duration::from_secs(10);
-    if bounds.contains(&interval) { Ok(Some(interval)) } else { Err(wrong()) }
 }

@@ -5,6 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 
 use super::measure::Moment;
 use super::world::World;
+use crate::output;
 
 /// A bar's width at the waterline; the longest bar is twice that.
 const WATERLINE: usize = 14;
@@ -22,8 +23,8 @@ pub(super) struct Bars {
 impl Bars {
     pub(super) fn new(quiet: bool) -> Bars {
         let terminal = std::io::stderr().is_terminal();
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Bars { live: terminal && !quiet, colour: terminal && !no_colour, quiet, title: String::new(), drawn: 0 }
+        let colour = output::wants_colour(&std::io::stderr());
+        Bars { live: terminal && !quiet, colour, quiet, title: String::new(), drawn: 0 }
     }
 
     /// Says something that stays.

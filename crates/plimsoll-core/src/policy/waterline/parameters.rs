@@ -1,13 +1,13 @@
 //! What can be set about the law.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::in_range;
 
 /// What can be set about the policy `waterline`. The defaults are what measured best; most results hardly depend
 /// on them.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Parameters {
     /// The time constant, in seconds, with which the rates of new connections were filtered (`tau`); 0.3 to 3.

@@ -110,6 +110,7 @@ impl Policy for LvsFeedback {
             target: c0 / capacity,
             capacity: *c0,
             limit: match *weight {
+                _ if group.rows.len() == 1 => None,
                 w if w <= 1.0 => Some(Limit::Floor),
                 w if w >= MOST * unit * c0 => Some(Limit::Ceiling),
                 _ => None,

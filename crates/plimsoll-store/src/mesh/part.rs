@@ -11,7 +11,7 @@ use std::time::Duration;
 use plimsoll_core::report::EndpointReport;
 use plimsoll_core::service::{EndpointId, Protocol};
 
-use super::pack::{Malformed, Reader, pack_float, put_float, put_varint, unpack_float};
+use super::pack::{Malformed, Reader, pack_float, put_float, put_varint};
 
 /// Which list of a report a record is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,9 +86,10 @@ const ORIGIN: Position = (
     EndpointId { address: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), port: 0, protocol: Protocol::Tcp },
 );
 
+#[cfg(test)]
 /// A load as it looks after a journey: rates rounded as [`super::pack::pack_float`] says, pressure at most 1.
 pub(crate) fn rounded(load: &EndpointReport) -> EndpointReport {
-    let round = |value: f32| unpack_float(pack_float(value));
+    let round = |value: f32| super::pack::unpack_float(pack_float(value));
     EndpointReport {
         opens_per_second: round(load.opens_per_second),
         failures_per_second: round(load.failures_per_second),

@@ -24,7 +24,7 @@ pub(crate) const MAX_SESSIONS: usize = 4096;
 /// Challenges per second, and at once: a large mesh greets a restarted node with a datagram from each member.
 const CHALLENGES_PER_SECOND: f64 = 1024.0;
 /// How many counters a window remembers.
-const WINDOW: usize = 64;
+const WINDOW: usize = 256;
 
 /// What an answer to a challenge must repeat.
 pub(crate) type Token = [u8; 16];
@@ -221,7 +221,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_window_never_accepts_twice(counters in proptest::collection::vec(0u64..300, 0..600)) {
+        fn a_window_never_accepts_twice(counters in proptest::collection::vec(0u64..900, 0..1500)) {
             let mut window = Window::default();
             let mut accepted = std::collections::BTreeSet::new();
             for counter in counters {
@@ -237,11 +237,11 @@ mod tests {
     #[test]
     fn a_window_takes_what_is_late_but_not_what_is_old() {
         let mut window = Window::default();
-        for counter in (0..200).step_by(2) {
+        for counter in (0..1000).step_by(2) {
             assert!(window.accept(counter));
         }
-        assert!(window.accept(151), "late");
-        assert!(!window.accept(151));
+        assert!(window.accept(751), "late");
+        assert!(!window.accept(751));
         assert!(!window.accept(1), "older than the window");
     }
 

@@ -13,6 +13,7 @@ pub(crate) const MEMBERSHIP: u8 = 5;
 pub(crate) const REPORT: u8 = 6;
 pub(crate) const ASK: u8 = 7;
 pub(crate) const SUPERSEDED: u8 = 8;
+pub(crate) const WHO: u8 = 9;
 
 /// How many bytes a challenge has. A hello is as long, so that it can be answered with one.
 pub(crate) const CHALLENGE_BYTES: usize = 1 + 8 + 16;
@@ -49,6 +50,9 @@ pub enum Message {
         /// Whether it is alive.
         live: bool,
     },
+    /// "You send me reports, but I do not know you as a member: announce yourself." Gossip reaches nearly all, and
+    /// this the rest.
+    Who,
 }
 
 impl Message {
@@ -69,6 +73,7 @@ impl Message {
             MEMBERSHIP => return Ok(Message::Membership(Membership::decode(&mut reader)?)),
             REPORT => return Ok(Message::Report(Part::decode(&mut reader)?)),
             ASK => Message::Ask,
+            WHO => Message::Who,
             SUPERSEDED => {
                 let live = match reader.u8()? {
                     0 => false,

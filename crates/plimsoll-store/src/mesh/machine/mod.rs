@@ -264,10 +264,11 @@ impl Machine {
             return;
         }
         self.left = true;
-        // foca tells as many as it would ask for an indirect probe: let that be all.
+        // foca tells as many as it would ask for an indirect probe, each update a few times: let that be all.
         let mut config = membership::config(self.members.len());
         if let Some(all) = std::num::NonZeroUsize::new(self.members.len()) {
             config.num_indirect_probes = all;
+            config.max_transmissions = all.try_into().unwrap_or(std::num::NonZeroU8::MAX);
         }
         let _ = self.foca.set_config(config);
         let _ = self.drive(now, out, |foca, runtime| foca.leave_cluster(runtime));

@@ -156,7 +156,20 @@ impl Machine {
             Message::Membership(membership) => {
                 return self.membership(now, sender, membership, &bytes[1..], out);
             }
+            Message::Report(part) if !self.starts.contains_key(&sender) => {
+                if part.index == 0 {
+                    self.send(from, sender.mark(), &[wire::WHO], out);
+                }
+                return Err(STRANGER);
+            }
             Message::Report(part) => return self.report(now, sender, part, out),
+            Message::Who => {
+                let name = self.starts.get(&sender).ok_or(STRANGER)?;
+                let identity = self.members.get(name).ok_or(STRANGER)?.identity.clone();
+                if !self.dead && self.superseded_now(now).is_none() {
+                    let _ = self.drive(now, out, |foca, runtime| foca.announce(identity, runtime));
+                }
+            }
             Message::Ask => {
                 let name = self.starts.get(&sender).ok_or(STRANGER)?;
                 if let Some(peer) = self.members.get_mut(name) {
@@ -197,7 +210,12 @@ impl Machine {
     fn superseded_by(&mut self, now: Timestamp, by: Identity, live: bool) {
         if live {
             self.superseded = Some((by, now));
-        } else if self.superseded_now(now).is_none() {
+            return;
+        }
+        if self.superseded.as_ref().is_some_and(|(newest, _)| !newest.beats(&by)) {
+            self.superseded = None;
+        }
+        if self.superseded_now(now).is_none() {
             // An earlier life of this node, when its clock was ahead.
             self.beyond = self.beyond.max(by.generation);
             self.plan_rejoin(now);

@@ -1,1 +1,0 @@
-//! Tests of the mesh in virtual time.

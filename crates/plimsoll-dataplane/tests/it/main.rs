@@ -1,0 +1,6 @@
+//! The dataplanes on a real kernel, each test in a network namespace of its own.
+
+#![allow(missing_docs)]
+
+mod stage;
+mod counting;

@@ -4,3 +4,4 @@
 
 mod namespace;
 mod nftables;
+mod traffic;

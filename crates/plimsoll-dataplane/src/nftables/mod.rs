@@ -211,10 +211,7 @@ impl Nftables {
     pub fn withdraw(&mut self) -> Result<(), Error> {
         self.lost = true;
         self.held = Held::default();
-        self.batch.clear();
-        self.batch.table(0);
-        self.batch.delete_table();
-        self.commit()
+        self.delete_table()
     }
 
     /// Begins a new age slot in one transaction: the resting pair becomes the current slot's, and the oldest slot,
@@ -269,6 +266,8 @@ impl Nftables {
         self.held = Held::default();
         self.turn = Turn::new(self.setup.first_slot % NUMBERS);
         self.number = 0;
+        // One that an agent on a kernel without owners left behind.
+        self.delete_table().map_err(|error| self.explain(error))?;
         let result = self.load_as(OWNER);
         let errno = match &result {
             Err(Error::Refused { source, .. }) => source.raw_os_error(),
@@ -288,9 +287,6 @@ impl Nftables {
         self.owned = flags == OWNER;
         let batch = &mut self.batch;
         batch.clear();
-        // Made to be deleted: so there is none of this name, whether there was one or not.
-        batch.table(0);
-        batch.delete_table();
         batch.table(flags);
         let scope = Scope { config: &self.config };
         frame::make(batch, &scope);
@@ -310,7 +306,17 @@ impl Nftables {
             }
             _ => "see the kernel's message",
         };
-        Error::Broken { what: format!("make table {}: {what}; {check}", self.config.table), source }
+        Error::Broken { what: format!("{what} ({check})"), source }
+    }
+
+    /// Deletes the table if there is one.
+    fn delete_table(&mut self) -> Result<(), Error> {
+        self.batch.clear();
+        self.batch.delete_table();
+        match self.commit() {
+            Err(Error::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            other => other,
+        }
     }
 
     fn commit(&mut self) -> Result<(), Error> {

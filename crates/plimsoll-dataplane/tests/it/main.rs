@@ -2,5 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod namespace;
+mod nftables;
 mod stage;
 mod counting;

@@ -51,7 +51,8 @@ impl Filter {
 
     fn write(&self, m: &mut Builder) {
         const REPLY_FLAGS: u16 = 2;
-        const BY_ADDRESS_AND_PORT: u32 = 1 | 1 << 3 | 1 << 4;
+        const BY_ADDRESS: u32 = 1;
+        const BY_PORT: u32 = 1 << 3 | 1 << 4;
         if let Some((value, mask)) = self.mark {
             m.be32(kind::MARK, value);
             m.be32(kind::MARK_MASK, mask);
@@ -62,7 +63,9 @@ impl Filter {
         }
         if let Some(endpoint) = self.endpoint {
             entry::write_source(m, kind::TUPLE_REPLY, endpoint);
-            m.nest(kind::FILTER, |m| m.bytes_of(REPLY_FLAGS, &BY_ADDRESS_AND_PORT.to_ne_bytes()));
+            // Kernels up to now show all addresses but the wanted one when they filter by one of IPv6.
+            let flags = if endpoint.address.is_ipv4() { BY_ADDRESS | BY_PORT } else { BY_PORT };
+            m.nest(kind::FILTER, |m| m.bytes_of(REPLY_FLAGS, &flags.to_ne_bytes()));
         }
     }
 

@@ -300,8 +300,10 @@ impl Installed {
         batch.rule(chain, |r| {
             r.count_up(steps).map(order).set_meta(Meta::Priority, R);
             r.meta(Meta::Priority, R).to_network_order().map(weights).set_meta(Meta::Priority, R);
+            // The endpoint that the client is remembered with is gone; an update alone would keep its number.
+            r.family(family).source(family).meta(Meta::Priority, second).forget(&clients, second);
             // Last in its rule: when the map of clients is full, the rest of the rule is skipped.
-            r.family(family).source(family).meta(Meta::Priority, second).update(&clients, Some(second));
+            r.source(family).meta(Meta::Priority, second).update(&clients, Some(second));
         });
         batch.rule(chain, |r| {
             r.protocol(protocol).meta(Meta::Priority, R).map(&ids).dnat(family);

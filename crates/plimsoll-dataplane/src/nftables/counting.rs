@@ -170,9 +170,7 @@ pub(super) fn make(batch: &mut Batch, bits: MarkBits, turn: Turn) {
     batch.chain("close_old");
     count(batch, "close_old", &TCP, Members::Hosted, Counter::HostedClosedOld);
     count(batch, "close_old", &TCP, Members::Known, Counter::SentClosedOld);
-    batch.chain("refuse");
-    count(batch, "refuse", &TCP, Members::Hosted, Counter::Refused);
-    count(batch, "refuse", &TCP, Members::Known, Counter::SentRefused);
+    make_refuse(batch, bits);
     let notes = notes::verdicts_by(Order::Host);
     batch.set(&Set { notes: &notes, ..Set::map("age", Kind::MARK, Kind::VERDICT) });
     batch.add("age", [age(bits, turn.current(), &format!("close_{}", turn.current().pair))]);
@@ -225,11 +223,32 @@ fn anonymous(batch: &mut Batch, protocols: &[u8]) -> u32 {
 fn count(batch: &mut Batch, chain: &str, protocols: &[u8], members: Members, counter: Counter) {
     for family in FAMILIES {
         let set = anonymous(batch, protocols);
-        batch.rule(chain, |r| {
-            guard(begin(r, members), protocols, set);
-            r.endpoint(family).member(members.set(family));
-            r.endpoint(family).update(&counter.set(family), None);
-        });
+        batch.rule(chain, |r| count_in_rule(r, family, (protocols, set), members, counter));
+    }
+}
+
+fn count_in_rule(
+    r: &mut Rule<'_>,
+    family: Family,
+    protocols: (&[u8], u32),
+    members: Members,
+    counter: Counter,
+) {
+    guard(begin(r, members), protocols.0, protocols.1);
+    r.endpoint(family).member(members.set(family));
+    r.endpoint(family).update(&counter.set(family), None);
+}
+
+/// Refused and closed without having been opened: over loopback the same packet comes by twice.
+fn make_refuse(batch: &mut Batch, bits: MarkBits) {
+    batch.chain("refuse");
+    for (members, counter) in [(Members::Hosted, Counter::Refused), (Members::Known, Counter::SentRefused)] {
+        for family in FAMILIES {
+            batch.rule("refuse", |r| {
+                count_in_rule(r, family, (&TCP, 0), members, counter);
+                r.mark(0, bits.closed);
+            });
+        }
     }
 }
 
@@ -260,7 +279,7 @@ fn make_open(batch: &mut Batch, bits: MarkBits, turn: Turn) {
 fn fill_open(batch: &mut Batch, bits: MarkBits, turn: Turn) {
     let slot = turn.current();
     batch.rule("open", |r| {
-        r.mark(bits.opened | bits.slot, bits.opened | bits.with_slot(slot.number));
+        r.mark(bits.mask(), bits.opened | bits.with_slot(slot.number));
     });
     batch.rule("open", |r| {
         r.verdict(Verdict::Goto(&format!("open_{}", slot.pair)));

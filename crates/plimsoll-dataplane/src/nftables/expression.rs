@@ -306,12 +306,21 @@ impl<'a> Rule<'a> {
 
     /// Adds what is in register 1 (and behind it) to a dynamic set or refreshes it; with `data`, to a map.
     pub(super) fn update(&mut self, set: &str, data: Option<Register>) -> &mut Self {
+        self.dynamic(1, set, data)
+    }
+
+    /// Takes the element with the key in register 1 out of a dynamic map, if it is there.
+    pub(super) fn forget(&mut self, map: &str, data: Register) -> &mut Self {
+        self.dynamic(2, map, Some(data))
+    }
+
+    fn dynamic(&mut self, operation: u32, set: &str, data: Option<Register>) -> &mut Self {
         self.expression("dynset", |m| {
             m.be32(4, R);
             if let Some(data) = data {
                 m.be32(5, data);
             }
-            m.be32(3, 1);
+            m.be32(3, operation);
             m.text(1, set);
         })
     }

@@ -4,3 +4,5 @@
 
 mod namespace;
 mod nftables;
+mod stage;
+mod counting;

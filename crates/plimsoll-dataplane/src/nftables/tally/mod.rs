@@ -46,17 +46,25 @@ pub(crate) trait Kernel {
     fn mark(&mut self, markings: &[Marking]) -> Result<(), Error>;
 }
 
-/// Which ends matter to the tally: of connections that no packet closed, and of those never answered. UDP has no
-/// answer where nobody expects one, so there silence is no failure.
+/// Which ends matter to the tally: of connections that no packet closed, and of those never answered.
 pub(crate) fn matters(bits: MarkBits) -> impl Fn(&Entry) -> bool + Send + 'static {
-    move |entry| {
-        let open = entry.mark & (bits.opened | bits.closed) == bits.opened;
-        open || (!entry.is_answered() && matches!(entry.protocol, TCP | SCTP))
-    }
+    move |entry| was_open(bits, entry) || was_unanswered(entry)
 }
 
-const TCP: u8 = Protocol::Tcp.number();
-const SCTP: u8 = Protocol::Sctp.number();
+fn was_open(bits: MarkBits, entry: &Entry) -> bool {
+    entry.mark & (bits.opened | bits.closed) == bits.opened
+}
+
+/// UDP has no answer where nobody expects one, so there silence is no failure. A TCP connection that was refused
+/// ends without an answer too, as conntrack sees it, but closed.
+fn was_unanswered(entry: &Entry) -> bool {
+    let expected = match Protocol::from_number(entry.protocol) {
+        Some(Protocol::Tcp) => entry.tcp != Some(TcpState::Closing),
+        Some(Protocol::Sctp) => true,
+        _ => false,
+    };
+    expected && !entry.is_answered()
+}
 
 /// Numbers of slots return in thirds: those of the third before the last are made old this long after.
 const THIRD: u8 = NUMBERS / 3;
@@ -314,11 +322,10 @@ impl Tally {
         let ended = kernel.ended()?;
         for entry in &ended.entries {
             let cell = self.cell_of(bits, entry.mark);
-            let was_open = entry.mark & (bits.opened | bits.closed) == bits.opened;
             self.sides_of(entry, |account| {
-                if was_open {
+                if was_open(bits, entry) {
                     account.ended(cell);
-                } else if !entry.is_answered() {
+                } else if was_unanswered(entry) {
                     account.unanswered += 1;
                 }
             });

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use schemars::JsonSchema;
-use serde::Deserialize;
-
 use crate::service::EndpointId;
+pub use crate::service::PolicyKind as Kind;
 
 /// One endpoint as a policy sees it: reports merged, stale ones shrunk, own connections live.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,19 +83,4 @@ pub enum Limit {
 pub trait Policy: Send {
     /// One share per row, in the order of the rows, into `shares` (which it clears first). No rows, no shares.
     fn decide(&mut self, group: &Group<'_>, shares: &mut Vec<Share>);
-}
-
-/// The policies there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// Water-filling on predicted load: the law.
-    #[default]
-    Waterline,
-    /// The classic of the LVS documentation: weights follow load by a cube root.
-    LvsFeedback,
-    /// The same share for all.
-    Equal,
-    /// Shares in proportion to capacities.
-    Static,
 }

@@ -7,6 +7,7 @@ mod tidy;
 mod test;
 mod demo;
 mod licences;
+mod fuzz;
 mod ci;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ enum Command {
     Ci(ci::Arguments),
     Tidy(tidy::Arguments),
     Licences(licences::Arguments),
+    Fuzz(fuzz::Arguments),
     Setup(setup::Arguments),
 }
 
@@ -51,6 +53,7 @@ fn command() -> Result<()> {
         Command::Ci(arguments) => ci::ci(&arguments),
         Command::Tidy(arguments) => tidy::tidy(&arguments),
         Command::Licences(arguments) => licences::licences(&arguments),
+        Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Setup(arguments) => setup::setup(&arguments),
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use plimsoll_core::explain::{self, EndpointExplanation, NodeStatus};
-use plimsoll_core::policy::{Kind, Limit};
-use plimsoll_core::service::{Mode, NodeName};
+use plimsoll_core::policy::Limit;
+use plimsoll_core::service::{Mode, NodeName, PolicyKind};
 use plimsoll_core::table::Choose;
 use plimsoll_core::view::Origin;
 
@@ -117,12 +117,12 @@ fn choice(choose: Choose) -> &'static str {
     }
 }
 
-fn policy(kind: Kind) -> &'static str {
+fn policy(kind: PolicyKind) -> &'static str {
     match kind {
-        Kind::Waterline => "waterline",
-        Kind::LvsFeedback => "lvs-feedback",
-        Kind::Equal => "equal",
-        Kind::Static => "static",
+        PolicyKind::Waterline => "waterline",
+        PolicyKind::LvsFeedback => "lvs-feedback",
+        PolicyKind::Equal => "equal",
+        PolicyKind::Static => "static",
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::policy::{Kind, Limit};
-use crate::service::{EndpointId, Key, Mode, NodeName, ServiceId};
+use crate::policy::Limit;
+use crate::service::{EndpointId, Key, Mode, NodeName, PolicyKind, ServiceId};
 use crate::table::{KeyEntry, Left};
 use crate::view::Origin;
 
@@ -15,7 +15,7 @@ pub struct Explanation {
     /// Whether it is steered.
     pub mode: Mode,
     /// By which policy.
-    pub policy: Kind,
+    pub policy: PolicyKind,
     /// The keys in the dataplane and how each is served.
     pub taken: Vec<KeyEntry>,
     /// The keys left to the proxy below, each with the reason.

@@ -243,6 +243,21 @@ pub enum Mode {
     Observe,
 }
 
+/// The policies there are: who gets which share of the new connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyKind {
+    /// Water-filling on predicted load: the law.
+    #[default]
+    Waterline,
+    /// The classic of the LVS documentation: weights follow load by a cube root.
+    LvsFeedback,
+    /// The same share for all.
+    Equal,
+    /// Shares in proportion to capacities.
+    Static,
+}
+
 /// What is balanced as one: one port of a Service in one family.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
@@ -261,7 +276,7 @@ pub struct Service {
     /// Whether it is steered.
     pub mode: Mode,
     /// The policy for this Service alone, by name; `None`: the configured one.
-    pub policy: Option<crate::policy::Kind>,
+    pub policy: Option<PolicyKind>,
     /// How long a new endpoint is eased in; zero: not at all.
     pub slow_start: Duration,
     /// Its endpoints, sorted by `id`, each once.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use plimsoll_core::service::NodeName;
+use plimsoll_core::service::{NodeName, PolicyKind};
 use plimsoll_core::time::Span;
 use plimsoll_core::{balancer, guard, policy, view};
 use schemars::JsonSchema;
@@ -39,7 +39,7 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct Balancer {
     /// The policy of Services that do not name one.
-    pub policy: policy::Kind,
+    pub policy: PolicyKind,
     /// How often every Service is decided anew, 200ms to 5s. Must be the same on all nodes.
     pub tick: Span,
     /// How often nodes count and report, 100ms to 2s. Must be the same on all nodes. Default: the number of nodes
@@ -56,7 +56,7 @@ pub struct Balancer {
 impl Default for Balancer {
     fn default() -> Balancer {
         Balancer {
-            policy: policy::Kind::default(),
+            policy: PolicyKind::default(),
             tick: Span::from_millis(500),
             report_interval: None,
             policies: policy::Parameters::default(),
@@ -191,7 +191,7 @@ impl Config {
             lease: self.dataplane.lease().0,
             policy: self.balancer.policy,
             policies: self.balancer.policies.clone(),
-            guard: self.balancer.guard,
+            guard: self.balancer.guard.clone(),
             view: self.balancer.view,
         }
     }

@@ -3,7 +3,7 @@
 use crate::guard::{self, Guard};
 use crate::load::Loads;
 use crate::policy::{self, Group, Limit, Policy, Row, Share};
-use crate::service::Service;
+use crate::service::{EndpointId, PolicyKind, Service};
 use crate::table::Weighted;
 use crate::time::Timestamp;
 use crate::view::{Member, View};
@@ -22,6 +22,7 @@ pub(super) struct List {
     members: Vec<Member>,
     policy: Box<dyn Policy>,
     guard: Guard,
+    dead_band: f64,
     decided: Option<Timestamp>,
     rows: Vec<Row>,
     shares: Vec<Share>,
@@ -29,11 +30,12 @@ pub(super) struct List {
 }
 
 impl List {
-    pub(super) fn new(kind: policy::Kind, policies: &policy::Parameters, guard: &guard::Parameters) -> List {
+    pub(super) fn new(kind: PolicyKind, policies: &policy::Parameters, guard: &guard::Parameters) -> List {
         List {
             members: Vec::new(),
             policy: policy::build(kind, policies),
-            guard: Guard::new(*guard),
+            guard: Guard::new(guard),
+            dead_band: guard.dead_band,
             decided: None,
             rows: Vec::new(),
             shares: Vec::new(),
@@ -67,8 +69,8 @@ impl List {
         };
         self.decided = Some(setting.now);
         self.policy.decide(&group, &mut self.shares);
-        self.guard.limit(&group, &mut self.shares);
-        let wanted = self.guard.install(&self.installed, &group, &self.shares);
+        self.guard.bound(&group, &mut self.shares);
+        let wanted = guard::install(&self.installed, &self.rows, &self.shares, self.dead_band);
         let changed = wanted != self.installed;
         self.installed = wanted;
         changed
@@ -84,7 +86,7 @@ impl List {
     }
 
     /// The guard's hold on each endpoint, as of the last decision.
-    pub(super) fn held(&self) -> impl Iterator<Item = (crate::service::EndpointId, Option<Limit>)> {
+    pub(super) fn held(&self) -> impl Iterator<Item = (EndpointId, Option<Limit>)> {
         self.decisions().map(|(row, share)| {
             let held = share.limit.filter(|limit| {
                 matches!(limit, Limit::Failing | Limit::NoEvidence | Limit::Recovering | Limit::Frozen)

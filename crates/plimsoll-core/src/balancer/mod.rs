@@ -14,7 +14,7 @@ use crate::load::{Counts, Filter, Loads, Sample};
 use crate::plan::{self, Plan};
 use crate::policy::{self, Limit};
 use crate::report::{self, Report};
-use crate::service::{EndpointId, Here, Key, NodeName, Service, ServiceChange, ServiceId, TrafficPolicy};
+use crate::service::{EndpointId, Here, Key, NodeName, PolicyKind, Service, ServiceChange, ServiceId, TrafficPolicy};
 use crate::table::{self, Left, ServiceTable, Table};
 use crate::time::Timestamp;
 use crate::view::{self, View};
@@ -64,7 +64,7 @@ pub struct Parameters {
     /// How long an entry in the dataplane lives without renewal; it is renewed every third of that.
     pub lease: Duration,
     /// The policy of Services that do not name one.
-    pub policy: policy::Kind,
+    pub policy: PolicyKind,
     /// The parameters of all policies.
     pub policies: policy::Parameters,
     /// What bounds every policy.

@@ -21,7 +21,7 @@ fn balancer() -> Balancer {
         tick: Duration::from_millis(500),
         report_interval: INTERVAL,
         lease: Duration::from_secs(3),
-        policy: policy::Kind::Waterline,
+        policy: PolicyKind::Waterline,
         policies: policy::Parameters::default(),
         guard: guard::Parameters::default(),
         view: view::Parameters::default(),

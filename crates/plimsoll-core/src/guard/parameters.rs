@@ -1,12 +1,12 @@
 //! What can be set about the guard.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::in_range;
 
 /// What can be set about the guard. It bounds the shares of every policy alike.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Parameters {
     /// The least share relative to the target, also that of an endpoint whose connections fail; 0.005 to 0.1.

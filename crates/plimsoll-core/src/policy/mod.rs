@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::service::EndpointId;
+use crate::service::{EndpointId, PolicyKind};
 
 pub mod waterline;
 pub mod lvs_feedback;
@@ -99,22 +99,6 @@ pub trait Policy: Send {
     /// One share per row, in the order of the rows, into `shares` (which it clears first). No rows, no shares.
     fn decide(&mut self, group: &Group<'_>, shares: &mut Vec<Share>);
 }
-
-/// The policies there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// Water-filling on predicted load: the law.
-    #[default]
-    Waterline,
-    /// The classic of the LVS documentation: weights follow load by a cube root.
-    LvsFeedback,
-    /// The same share for all.
-    Equal,
-    /// Shares in proportion to capacities.
-    Static,
-}
-
 /// What can be set about policies. Those that are not listed have nothing to set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -134,12 +118,12 @@ impl Parameters {
 }
 
 /// The policy of this kind, without memory: for one Service, at its first decision.
-pub fn build(kind: Kind, parameters: &Parameters) -> Box<dyn Policy> {
+pub fn build(kind: PolicyKind, parameters: &Parameters) -> Box<dyn Policy> {
     match kind {
-        Kind::Waterline => Box::new(waterline::Waterline::new(&parameters.waterline)),
-        Kind::LvsFeedback => Box::new(lvs_feedback::LvsFeedback::new(&parameters.lvs_feedback)),
-        Kind::Equal => Box::new(equal::Equal),
-        Kind::Static => Box::new(static_shares::StaticShares::default()),
+        PolicyKind::Waterline => Box::new(waterline::Waterline::new(&parameters.waterline)),
+        PolicyKind::LvsFeedback => Box::new(lvs_feedback::LvsFeedback::new(&parameters.lvs_feedback)),
+        PolicyKind::Equal => Box::new(equal::Equal),
+        PolicyKind::Static => Box::new(static_shares::StaticShares::default()),
     }
 }
 

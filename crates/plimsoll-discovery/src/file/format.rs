@@ -6,8 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use plimsoll_core::policy::Kind;
-use plimsoll_core::service::{Mode, Protocol, TrafficPolicy};
+use plimsoll_core::service::{Mode, PolicyKind, Protocol, TrafficPolicy};
 use schemars::JsonSchema;
 use serde::de::{self, Visitor};
 
@@ -60,7 +59,7 @@ pub struct Service {
     #[serde(default)]
     pub mode: Mode,
     /// The policy for this Service alone. Left out: the agent's.
-    pub policy: Option<Kind>,
+    pub policy: Option<PolicyKind>,
     /// How long a new endpoint is eased in, at most 24 h. `0s`: not at all.
     #[serde(default)]
     pub slow_start: Span,

@@ -79,7 +79,8 @@ fn cut(text: &str) -> Option<Pieces<'_>> {
         at += line.len();
         let content = line.trim_start_matches(' ');
         let depth = line.len() - content.len();
-        let content = content.trim_end();
+        // Only what is white space to YAML too: there is more in Unicode.
+        let content = content.trim_end_matches([' ', '\r', '\n']);
         if before {
             if depth == 0 && content == "services:" {
                 frame.push_str("services: []\n");

@@ -704,10 +704,12 @@ fn nodes_that_are_not_there() {
 
 #[test]
 fn many_problems_are_told_at_once_but_not_all() {
-    let endpoints: String =
-        (0..14).map(|i| format!("      - {{address: 10.1.1.{i}, capacity: -{i}}}\n")).collect();
+    let mut text = PLAIN.to_owned();
+    for i in 0..14 {
+        writeln!(text, "      - {{address: 10.1.1.{i}, capacity: -{i}}}").unwrap();
+    }
     check(
-        &(PLAIN.to_owned() + &endpoints),
+        &text,
         &expect![[r#"
         8:39: services[0].endpoints[1].capacity: -0 cannot be a capacity; write a number from 0.000001 to 1000000, or leave it out
         9:39: services[0].endpoints[2].capacity: -1 cannot be a capacity; write a number from 0.000001 to 1000000, or leave it out

@@ -69,6 +69,16 @@ fn counts(hosted: &[(u8, u32)]) -> Event {
     Event::Counts(Counts { hosted: hosted.iter().map(count).collect(), ..Counts::default() })
 }
 
+/// As if endpoint 1 had been sent `opened` connections within the last second, all of them still open.
+fn lasting(opened: u32) -> Event {
+    let mut count = Count { open: opened, opened: u64::from(opened), ..Count::none(id(1)) };
+    count.opened_by_age[0] = opened;
+    count.open_by_age[0] = opened;
+    let mut slots = [f32::INFINITY; crate::load::AGE_SLOTS];
+    slots[0] = 1.0;
+    Event::Counts(Counts { slots, hosted: vec![count], ..Counts::default() })
+}
+
 fn report(node: &str, hosted: &[(u8, u32)]) -> Event {
     let entry = |(last, open): &(u8, u32)| EndpointReport {
         endpoint: id(*last),
@@ -142,11 +152,17 @@ fn counts_are_published_at_once() {
 #[test]
 fn a_decision_follows_a_report_within_a_tenth_of_the_interval() {
     let mut balancer = running();
-    balancer.on(at(0.51), Event::Wake);
-    let commands = balancer.on(at(0.6), report("n2", &[(2, 40)]));
+    for i in 1..=10 {
+        // Connections to endpoint 1 last, so that it may get more than its part once it has room.
+        balancer.on(at(0.2 * f64::from(i)), lasting(2 * i));
+        balancer.on(at(0.2 * f64::from(i)), Event::Applied(Ok(())));
+    }
+    balancer.on(at(2.6), Event::Wake);
+    balancer.on(at(2.6), Event::Applied(Ok(())));
+    let commands = balancer.on(at(2.7), report("n2", &[(2, 400)]));
     assert!(plans(commands).is_empty(), "not per event");
-    assert!(balancer.next_wake() <= at(0.62));
-    let plan = plan(balancer.on(at(0.62), Event::Wake));
+    assert!(balancer.next_wake() <= at(2.72));
+    let plan = plan(balancer.on(at(2.72), Event::Wake));
     assert!(matches!(plan.changes[..], [Change::Reweight(..)]));
     let weights = weights(&plan);
     assert!(weights[0].1 > weights[1].1, "the endpoint with fewer connections gets more: {weights:?}");

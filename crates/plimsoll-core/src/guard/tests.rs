@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::tests::{KINDS, any_rows, endpoint, group, row, sound};
-use crate::policy::{self, Kind, Policy};
+use crate::policy::{self, Policy};
+use crate::service::PolicyKind as Kind;
 use crate::table::{FULL_WEIGHT, Weighted};
 
 /// How connections of the world live.

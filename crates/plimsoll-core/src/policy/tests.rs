@@ -1,5 +1,6 @@
 //! What holds for every policy.
 
+use crate::service::PolicyKind as Kind;
 use proptest::prelude::*;
 
 use super::*;

@@ -8,7 +8,7 @@ use super::Parameters;
 
 /// Newton steps. The start is an upper bound and the function convex and rising, so each step comes closer from
 /// above and doubles the correct digits; the tests hold it against bisection over the whole range.
-const STEPS: usize = 6;
+const STEPS: usize = 4;
 
 /// The capacity in cores at which `cpu` cores in use show this pressure: the `c >= cpu` with
 /// `(cpu / c)^sqrt(2 (c + 1)) = pressure`. `cpu` is above 0, `pressure` above 0 and at most 1.

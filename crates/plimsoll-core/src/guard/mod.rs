@@ -178,9 +178,8 @@ impl Guard {
                     watch.standing = Standing::Fine;
                     watch.since = 0.0;
                 }
-                Standing::Recovering => {}
                 Standing::Fine if watch.since >= CLEAN => watch.relapses = 0,
-                Standing::Fine => {}
+                Standing::Recovering | Standing::Fine => {}
             }
         }
         let aside = watches.iter().filter(|watch| watch.standing != Standing::Fine).count();

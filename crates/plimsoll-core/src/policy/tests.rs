@@ -1,5 +1,8 @@
 //! What holds for every policy.
 
+// Exact figures are meant to be exact.
+#![allow(clippy::float_cmp)]
+
 use proptest::prelude::*;
 
 use super::*;

@@ -358,18 +358,18 @@ impl Task {
 #[derive(Debug)]
 struct Keys {
     path: Option<PathBuf>,
-    keys: Vec<key::Key>,
+    known: Vec<key::Key>,
     trouble: Option<String>,
 }
 
 impl Keys {
     fn open(path: Option<PathBuf>) -> Result<Keys, Error> {
-        let keys = path.as_deref().map(key::read).transpose()?.unwrap_or_default();
-        Ok(Keys { path, keys, trouble: None })
+        let known = path.as_deref().map(key::read).transpose()?.unwrap_or_default();
+        Ok(Keys { path, known, trouble: None })
     }
 
     fn ring(&self) -> KeyRing {
-        if self.keys.is_empty() { KeyRing::insecure() } else { KeyRing::new(&self.keys) }
+        if self.known.is_empty() { KeyRing::insecure() } else { KeyRing::new(&self.known) }
     }
 
     /// Reads the file again; the ring if it changed. A file that became unreadable or wrong changes nothing.
@@ -377,11 +377,11 @@ impl Keys {
         match key::read(self.path.as_deref()?) {
             Ok(keys) => {
                 self.trouble = None;
-                if keys == self.keys {
+                if keys == self.known {
                     return None;
                 }
                 tracing::info!(keys = keys.len(), "the mesh's keys changed");
-                self.keys = keys;
+                self.known = keys;
                 Some(self.ring())
             }
             Err(error) => {

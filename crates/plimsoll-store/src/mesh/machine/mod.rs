@@ -5,7 +5,7 @@
 mod agenda;
 mod receive;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,10 +103,7 @@ pub struct Machine {
     agenda: Agenda,
     rng: StdRng,
     health: Health,
-    /// Whether a live member has taken notice of this node.
-    connected: bool,
-    /// Whether this node was declared dead and has not come back yet.
-    dead: bool,
+    standing: Standing,
     rejoin_due: bool,
     rejoined: Timestamp,
     /// Who told this node that it is dead: where to announce its return.
@@ -115,8 +112,20 @@ pub struct Machine {
     superseded: Option<(Identity, Timestamp)>,
     /// A generation to go beyond: that of a dead process with this node's name.
     beyond: u64,
-    left: bool,
     opened: Vec<u8>,
+}
+
+/// How the mesh sees this node, as far as it can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// No live member has taken notice of it.
+    Outside,
+    /// It is a member.
+    Member,
+    /// It was declared dead and has not come back yet.
+    Dead,
+    /// It said goodbye.
+    Left,
 }
 
 /// Who a machine is.
@@ -159,14 +168,12 @@ impl Machine {
             next_peer: 0,
             agenda,
             rng,
-            connected: false,
-            dead: false,
+            standing: Standing::Outside,
             rejoin_due: false,
             rejoined: Timestamp::ZERO,
             told_dead_by: None,
             superseded: None,
             beyond: 0,
-            left: false,
             opened: Vec::new(),
         }
     }
@@ -237,7 +244,7 @@ impl Machine {
     }
 
     fn publish(&mut self, report: &Report, out: &mut Vec<Output>) {
-        if self.left {
+        if self.standing == Standing::Left {
             return;
         }
         let someone_needs_full = self.members.values().any(|peer| peer.wants_full);
@@ -260,10 +267,9 @@ impl Machine {
     }
 
     fn leave(&mut self, now: Timestamp, out: &mut Vec<Output>) {
-        if self.left {
+        if self.standing == Standing::Left {
             return;
         }
-        self.left = true;
         // foca tells as many as it would ask for an indirect probe, each update a few times: let that be all.
         let mut config = membership::config(self.members.len());
         if let Some(all) = std::num::NonZeroUsize::new(self.members.len()) {
@@ -272,6 +278,7 @@ impl Machine {
         }
         let _ = self.foca.set_config(config);
         let _ = self.drive(now, out, |foca, runtime| foca.leave_cluster(runtime));
+        self.standing = Standing::Left;
     }
 
     fn do_due(&mut self, now: Timestamp, due: Due, out: &mut Vec<Output>) {
@@ -283,8 +290,7 @@ impl Machine {
             }
             Due::Greet => {
                 self.greet(now, out);
-                let pace =
-                    if self.connected && !self.members.is_empty() { GREET_IN_MESH } else { GREET_ALONE };
+                let pace = if self.standing == Standing::Member { GREET_IN_MESH } else { GREET_ALONE };
                 let jitter = self.rng.random_range(1.0..1.2);
                 self.agenda.add(now + pace.mul_f64(jitter), Due::Greet);
             }
@@ -299,13 +305,13 @@ impl Machine {
 
     /// Greets configured peers that are not there, and members that have not taken notice of this node.
     fn greet(&mut self, now: Timestamp, out: &mut Vec<Output>) {
-        if self.left {
+        if self.standing == Standing::Left {
             return;
         }
-        let there: std::collections::BTreeSet<SocketAddr> = if self.connected {
+        let there: BTreeSet<SocketAddr> = if self.standing == Standing::Member {
             self.members.values().map(|peer| peer.identity.address).collect()
         } else {
-            std::collections::BTreeSet::new()
+            BTreeSet::new()
         };
         for _ in 0..self.peers.len().min(GREET_AT_ONCE) {
             let peer = self.peers[self.next_peer % self.peers.len()];
@@ -314,7 +320,7 @@ impl Machine {
                 self.send(peer, Mark::UNKNOWN, &wire::hello(), out);
             }
         }
-        if !self.connected && !self.dead {
+        if self.standing == Standing::Outside {
             self.announce(now, out);
         }
     }
@@ -336,7 +342,12 @@ impl Machine {
     /// Comes back with a new identity after having been declared dead, or to go beyond a dead predecessor.
     fn rejoin(&mut self, now: Timestamp, out: &mut Vec<Output>) {
         self.rejoin_due = false;
-        if self.left || (!self.dead && self.beyond < self.me.generation) {
+        let wanted = match self.standing {
+            Standing::Left => false,
+            Standing::Dead => true,
+            Standing::Outside | Standing::Member => self.beyond >= self.me.generation,
+        };
+        if !wanted {
             return;
         }
         let mut next = self.me.clone();
@@ -345,15 +356,14 @@ impl Machine {
             next.generation = self.beyond.saturating_add(1);
         }
         self.me = next.clone();
-        self.dead = false;
-        self.connected = false;
+        self.standing = Standing::Outside;
         self.rejoined = now;
         let _ = self.drive(now, out, |foca, runtime| foca.change_identity(next, runtime));
         self.announce(now, out);
     }
 
     fn plan_rejoin(&mut self, now: Timestamp) {
-        if self.rejoin_due || self.left {
+        if self.rejoin_due || self.standing == Standing::Left {
             return;
         }
         self.rejoin_due = true;
@@ -399,11 +409,10 @@ impl Machine {
                     self.joined(new, out);
                 }
             }
-            OwnedNotification::Active => self.connected = true,
-            OwnedNotification::Idle => self.connected = false,
+            OwnedNotification::Active => self.standing = Standing::Member,
+            OwnedNotification::Idle => self.standing = Standing::Outside,
             OwnedNotification::Defunct => {
-                self.connected = false;
-                self.dead = true;
+                self.standing = Standing::Dead;
                 self.plan_rejoin(now);
             }
             OwnedNotification::Rejoin(_) => {}
@@ -441,15 +450,17 @@ impl Machine {
     /// Hands out what arrived of a node's report; with a sequence, only if the report is still that one.
     fn hand_out(&mut self, now: Timestamp, node: &NodeName, sequence: Option<u64>, out: &mut Vec<Output>) {
         let Some(peer) = self.members.get_mut(node) else { return };
-        if sequence.is_some_and(|sequence| sequence != peer.incoming.sequence()) {
+        if sequence.is_some_and(|sequence| sequence != peer.incoming.sequence())
+            || !peer.incoming.is_pending()
+        {
             return;
         }
-        let Some(report) = peer.incoming.hand_out(now, node) else { return };
-        let (to, receiver, ask) =
-            (peer.identity.address, peer.identity.start.mark(), peer.incoming.needs_full());
-        self.health.reports += 1;
-        out.push(Output::Heard(Heard::Report(Arc::new(report))));
-        if ask {
+        if let Some(report) = peer.incoming.hand_out(now, node) {
+            self.health.reports += 1;
+            out.push(Output::Heard(Heard::Report(Arc::new(report))));
+        }
+        if peer.incoming.needs_full() {
+            let (to, receiver) = (peer.identity.address, peer.identity.start.mark());
             self.send(to, receiver, &[wire::ASK], out);
         }
     }
@@ -461,7 +472,7 @@ impl Machine {
             self.foca.iter_membership_state().map(|member| format!("{member:?}")).collect();
         members.sort();
         format!(
-            "{:?} {members:?} {} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?} {:?} {}",
+            "{:?} {members:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?} {}",
             self.me,
             self.sessions.state(),
             self.members,
@@ -469,8 +480,7 @@ impl Machine {
             self.outgoing,
             self.peers,
             self.agenda,
-            self.connected,
-            self.dead,
+            self.standing,
             self.rejoin_due,
             self.told_dead_by,
             self.superseded,

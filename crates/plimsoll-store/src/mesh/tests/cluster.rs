@@ -161,7 +161,7 @@ impl Cluster {
     fn carry_out(&mut self, index: usize, out: Vec<Output>) {
         for output in out {
             match output {
-                Output::Send { to, bytes } => self.transmit(index, to, bytes),
+                Output::Send { to, bytes } => self.transmit(index, to, &bytes),
                 Output::Heard(heard) => {
                     let now = self.now;
                     let node = &mut self.nodes[index];
@@ -178,7 +178,7 @@ impl Cluster {
         }
     }
 
-    fn transmit(&mut self, from: usize, to: SocketAddr, bytes: Vec<u8>) {
+    fn transmit(&mut self, from: usize, to: SocketAddr, bytes: &[u8]) {
         assert!(bytes.len() <= MAX_DATAGRAM, "a datagram of {} bytes", bytes.len());
         self.datagrams += 1;
         self.bytes += bytes.len() as u64 + HEADERS;
@@ -193,7 +193,7 @@ impl Cluster {
                 let (shortest, longest) = self.delay;
                 let delay = self.rng.random_range(shortest.as_secs_f64()..=longest.as_secs_f64());
                 self.order += 1;
-                let delivered = Delivered { from, to, bytes: bytes.clone() };
+                let delivered = Delivered { from, to, bytes: bytes.to_vec() };
                 self.wire.insert((self.now + seconds(delay), self.order), delivered);
             }
             if !self.rng.random_bool(self.repeat) {

@@ -19,7 +19,7 @@ fn cost(mut cluster: Cluster) -> f64 {
     let reports = published(&cluster) - before;
     assert!(reports > (NODES * (NODES - 1) * 18) as u64, "{reports} reports were heard");
     let cost = (cluster.bytes - bytes) as f64 / (reports * ENDPOINTS as u64) as f64;
-    println!(
+    eprintln!(
         "{cost:.2} bytes per endpoint, peer and report; {:.2} datagrams per report",
         (cluster.datagrams - datagrams) as f64 / reports as f64
     );

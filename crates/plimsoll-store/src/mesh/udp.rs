@@ -258,8 +258,7 @@ impl Task {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let wake =
-                self.origin + Duration::from_nanos(self.machine.next_wake().as_nanos()).min(LOOK * 86_400);
+            let wake = self.origin + Duration::from_nanos(self.machine.next_wake().as_nanos());
             tokio::select! {
                 received = self.socket.recv_from(&mut buffer) => self.received(received, &buffer)?,
                 _ = &mut leave => {

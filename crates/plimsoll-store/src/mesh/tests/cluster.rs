@@ -40,6 +40,8 @@ pub(super) struct Node {
     pub(super) published: Option<Report>,
     pub(super) silent: bool,
     pub(super) keys: Vec<Key>,
+    /// What waits in the socket of a process that stands still.
+    frozen: Option<Vec<Delivered>>,
     next_publish: Timestamp,
     peers: Vec<SocketAddr>,
     generation: u64,
@@ -89,6 +91,7 @@ impl Cluster {
             published: None,
             silent: false,
             keys: vec![key(1)],
+            frozen: None,
             next_publish: Timestamp::NEVER,
             peers: vec![address(0)],
             generation: 1_000_000,
@@ -145,6 +148,19 @@ impl Cluster {
         let node = &mut self.nodes[index];
         node.machine = None;
         node.next_publish = Timestamp::NEVER;
+    }
+
+    /// Stops a process as SIGSTOP does: datagrams wait in its socket.
+    pub(super) fn freeze(&mut self, index: usize) {
+        self.nodes[index].frozen = Some(Vec::new());
+    }
+
+    /// Lets it go on: first it reads what waited, as the socket's task does, then its timers run.
+    pub(super) fn thaw(&mut self, index: usize) {
+        for delivered in self.nodes[index].frozen.take().into_iter().flatten() {
+            self.input(index, Input::Datagram { from: delivered.from, bytes: &delivered.bytes });
+        }
+        self.input(index, Input::Wake);
     }
 
     pub(super) fn set_peers(&mut self, index: usize, peers: &[usize]) {
@@ -206,6 +222,9 @@ impl Cluster {
     fn step(&mut self, end: Timestamp) -> bool {
         let flight = self.wire.first_key_value().map_or(Timestamp::NEVER, |((at, _), _)| *at);
         let wake = |node: &Node| {
+            if node.frozen.is_some() {
+                return Timestamp::NEVER;
+            }
             let timer = node.machine.as_ref().map_or(Timestamp::NEVER, Machine::next_wake);
             timer.min(node.next_publish)
         };
@@ -220,6 +239,13 @@ impl Cluster {
         if flight <= timer {
             let (_, delivered) = self.wire.pop_first().expect("it was there");
             let index = delivered.to;
+            if let Some(waiting) = &mut self.nodes[index].frozen {
+                // A socket's buffer is not endless.
+                if waiting.len() < 200 {
+                    waiting.push(delivered);
+                }
+                return true;
+            }
             self.input(index, Input::Datagram { from: delivered.from, bytes: &delivered.bytes });
             if let Some(tape) = &mut self.tape {
                 tape.push(delivered);

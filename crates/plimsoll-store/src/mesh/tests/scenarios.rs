@@ -79,6 +79,25 @@ fn a_dead_node_is_noticed_within_seconds() {
 }
 
 #[test]
+fn a_frozen_node_is_taken_for_dead_and_comes_back() {
+    for frozen in [seconds(2.0), seconds(30.0)] {
+        let mut cluster = Cluster::running(8, 19, still(2));
+        cluster.run(seconds(10.0));
+        cluster.freeze(2);
+        cluster.run(frozen);
+        let name = cluster.nodes[2].name.clone();
+        let long = frozen > seconds(10.0);
+        assert_eq!(cluster.nodes[5].live.contains(&name), !long);
+        cluster.nodes[2].log.clear();
+        cluster.thaw(2);
+        let took = cluster.run_until(seconds(10.0), "it is back", Cluster::is_converged);
+        eprintln!("after {frozen:?} of standing still it took {took:?} to be back");
+        let left = |(_, heard): &&(_, Heard)| matches!(heard, Heard::Left(_));
+        assert_eq!(cluster.nodes[2].log.iter().find(left), None, "it does not take the others for dead");
+    }
+}
+
+#[test]
 fn a_quick_restart_is_a_new_process_at_once() {
     let mut cluster = Cluster::running(6, 6, still(2));
     let name = cluster.nodes[2].name.clone();

@@ -133,6 +133,8 @@ fn some_membership() -> impl Strategy<Value = Membership> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn a_full_report_arrives_whole_in_any_order(report in some_report(300), rotate in 0usize..100) {
         let round = Outgoing::default().next(&report, true);
@@ -194,6 +196,9 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
     #[test]
     fn membership_messages_come_back(membership in some_membership()) {
         let mut bytes = vec![wire::MEMBERSHIP];

@@ -1,7 +1,5 @@
 //! The mesh's settings as they are written.
 
-use std::time::Duration;
-
 use crate::Config;
 use crate::mesh::{self, DEFAULT_PORT, with_port};
 
@@ -18,20 +16,7 @@ fn defaults() {
     assert!(matches!(serde_json::from_str("\"local\""), Ok(Config::Local)));
     let config = read("{}").unwrap();
     assert_eq!(config.bind.to_string(), "0.0.0.0:9653");
-    assert!(config.key_file.is_none() && !config.insecure && config.interval.is_none());
-}
-
-#[test]
-fn intervals() {
-    for (text, millis) in [("500ms", 500), ("1s", 1000), ("50ms", 50), ("10s", 10_000)] {
-        let config = read(&format!("{{\"interval\": \"{text}\"}}")).unwrap();
-        assert_eq!(config.interval, Some(Duration::from_millis(millis)));
-    }
-    assert_eq!(read("{\"interval\": null}").unwrap().interval, None);
-    for text in ["500", "0s", "11s", "1m", "-1s", "99999999999999999999s", "s", ""] {
-        let error = read(&format!("{{\"interval\": \"{text}\"}}")).unwrap_err();
-        assert!(error.contains("50ms to 10s"), "{error}");
-    }
+    assert!(config.key_file.is_none() && !config.insecure);
 }
 
 #[test]

@@ -13,4 +13,4 @@ mod http;
 mod run;
 
 pub use config::{Config, ConfigError};
-pub use run::{Error, run};
+pub use run::{Error, check, run};

@@ -249,12 +249,14 @@ impl Reader {
         }
     }
 
-    /// Targets of iptables: CONNMARK (`struct xt_connmark_tginfo1`: mark, mask, packet's mask, mode) and REJECT.
+    /// Targets of iptables: CONNMARK (`struct xt_connmark_tginfo1`: mark, mask, packet's mask, mode; since revision 2
+    /// a shift of two bytes before the mode) and REJECT.
     fn target(&mut self, data: &Attributes<'_>) {
         match (text(data, 1).as_deref(), data.find(3)) {
             (Some("CONNMARK"), Some(info)) => {
                 let word = |at: usize| info.payload.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes);
-                self.mark_bits |= match (word(0), word(4), word(8), info.payload.get(12)) {
+                let mode = if number(data, 2).unwrap_or(0) < 2 { 12 } else { 14 };
+                self.mark_bits |= match (word(0), word(4), word(8), info.payload.get(mode)) {
                     (Some(mark), Some(mask), _, Some(0)) => mark | mask,
                     (_, Some(mask), Some(packet), Some(1)) => mask | packet,
                     // Restores the packet's mark from the connection's.

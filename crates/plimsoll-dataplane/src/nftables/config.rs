@@ -70,6 +70,14 @@ const WORDS: [&str; 12] = [
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
 impl Config {
+    /// The bits of the conntrack mark, if there are as many as are needed.
+    pub(crate) fn mark_bits(&self) -> Result<MarkBits, Error> {
+        MarkBits::new(self.mark_mask).ok_or_else(|| Error::Config {
+            field: "mark_mask",
+            problem: format!("{:#010x} does not have 11 bits", self.mark_mask),
+        })
+    }
+
     /// Checks each field, for an agent that renews leases every `renewal`.
     pub fn check(&self, renewal: Duration) -> Result<(), Error> {
         let wrong = |field, problem: String| Err(Error::Config { field, problem });

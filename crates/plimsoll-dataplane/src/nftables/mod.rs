@@ -27,9 +27,12 @@ mod frame;
 mod choice;
 mod counting;
 mod change;
+mod tally;
+mod dataplane;
 
 pub use config::Config;
 pub use counting::{Counter, PAIRS, Rotation, Slot};
+pub use dataplane::{NftablesDataplane, Terms};
 pub use mark::{MarkBits, NUMBERS, OLD};
 
 use std::io;
@@ -103,10 +106,7 @@ impl Nftables {
     /// Makes the table, without any Service, in the network namespace of the calling thread. Replaces a table of
     /// this name that no living process owns.
     pub fn open(config: Config, setup: Setup) -> Result<Nftables, Error> {
-        let bits = MarkBits::new(config.mark_mask).ok_or_else(|| Error::Config {
-            field: "mark_mask",
-            problem: format!("{:#010x} does not have 11 bits", config.mark_mask),
-        })?;
+        let bits = config.mark_bits()?;
         let socket =
             Socket::open(Protocol::Netfilter).map_err(|error| cannot("open a netfilter socket", error))?;
         let buffers = socket.set_buffers(RECEIVE, SEND).map_err(|error| cannot("prepare a socket", error))?;
@@ -140,6 +140,11 @@ impl Nftables {
     /// first.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Whether the table is gone or half changed: the next fresh plan makes it anew.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// The bits of the conntrack mark that are ours.

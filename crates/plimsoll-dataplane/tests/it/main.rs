@@ -5,3 +5,5 @@
 mod namespace;
 mod nftables;
 mod traffic;
+mod stage;
+mod counting;

@@ -1,0 +1,150 @@
+//! The nftables dataplane as the agent sees it: the table, conntrack, and the tally of both.
+
+use std::time::{Duration, Instant};
+
+use plimsoll_core::load::Counts;
+use plimsoll_core::plan::Plan;
+use plimsoll_core::service::EndpointId;
+use plimsoll_core::time::Timestamp;
+
+use super::tally::{self, Kernel, Tally};
+use super::{Config, Counter, MarkBits, Nftables, Rotation, Setup, Slot};
+use crate::conntrack::{Conntrack, Ended, Entry, Events, Filter, Marking, RECEIVE_BUFFER};
+use crate::{Dataplane, Error, netlink};
+
+/// What a dataplane needs to know besides its configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// What the table needs.
+    pub setup: Setup,
+    /// How long an age slot lasts at least; slots end when counts are read.
+    pub slot_length: Duration,
+    /// Bytes of the event socket's receive buffer.
+    pub event_buffer: usize,
+    /// Whether a thread empties the event socket between two readings.
+    pub attended: bool,
+}
+
+impl Terms {
+    /// The usual ones, with slots of this length.
+    pub fn new(setup: Setup, slot_length: Duration) -> Terms {
+        Terms { setup, slot_length, event_buffer: RECEIVE_BUFFER, attended: true }
+    }
+}
+
+/// Balances by a table of its own in front of the installed proxy; counts by that table and by conntrack.
+pub struct NftablesDataplane {
+    live: Live,
+    tally: Tally,
+    start: Instant,
+}
+
+impl NftablesDataplane {
+    /// Makes the table, empty, in the network namespace of the calling thread.
+    pub fn open(config: Config, terms: Terms) -> Result<NftablesDataplane, Error> {
+        let cannot = |what| move |error| broken(what, error);
+        let mut conntrack = Conntrack::open().map_err(cannot("ask conntrack"))?;
+        let bits = config.mark_bits()?;
+        // Before the table: what opens while nobody listens ends in silence.
+        let events = if terms.attended {
+            Events::open(terms.event_buffer, tally::matters(bits))
+        } else {
+            Events::open_unattended(terms.event_buffer, tally::matters(bits))
+        };
+        let events = events.map_err(cannot("listen to conntrack (CONFIG_NF_CONNTRACK_EVENTS)"))?;
+        prepare(bits, &mut conntrack)?;
+        let nftables = Nftables::open(config, terms.setup)?;
+        let start = Instant::now();
+        let mut tally = Tally::new(terms.slot_length);
+        tally.begin_again(Timestamp::ZERO);
+        Ok(NftablesDataplane { live: Live { nftables, conntrack, events }, tally, start })
+    }
+
+    /// The table.
+    pub fn nftables(&self) -> &Nftables {
+        &self.live.nftables
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_duration(self.start.elapsed())
+    }
+}
+
+impl Dataplane for NftablesDataplane {
+    fn read(&mut self) -> Result<Counts, Error> {
+        let now = self.now();
+        self.tally.read(&mut self.live, now)
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Result<(), Error> {
+        let epoch = self.live.nftables.epoch();
+        if plan.fresh && self.live.nftables.is_lost() {
+            prepare(self.live.mark_bits(), &mut self.live.conntrack)?;
+        }
+        let result = self.live.nftables.apply(plan);
+        let now = self.now();
+        if self.live.nftables.epoch() != epoch {
+            self.tally.begin_again(now);
+        }
+        result?;
+        self.tally.apply(plan, now);
+        if !plan.release.is_empty() {
+            // After the plan: no new entries can lead there any more.
+            let gone = |endpoint: &EndpointId| plan.release.contains(endpoint);
+            self.live.conntrack.release(gone).map_err(|error| broken("release connections", error))?;
+        }
+        Ok(())
+    }
+
+    fn withdraw(&mut self) -> Result<(), Error> {
+        self.live.nftables.withdraw()
+    }
+}
+
+fn prepare(bits: MarkBits, conntrack: &mut Conntrack) -> Result<(), Error> {
+    tally::prepare(bits, conntrack).map_err(|error| broken("prepare the marks of connections", error))
+}
+
+struct Live {
+    nftables: Nftables,
+    conntrack: Conntrack,
+    events: Events,
+}
+
+impl Kernel for Live {
+    fn mark_bits(&self) -> MarkBits {
+        self.nftables.mark_bits()
+    }
+
+    fn slot(&self) -> Slot {
+        self.nftables.slot()
+    }
+
+    fn rotate(&mut self) -> Result<Rotation, Error> {
+        self.nftables.rotate()
+    }
+
+    fn clean(&mut self, pair: u8) -> Result<(), Error> {
+        self.nftables.clean(pair)
+    }
+
+    fn read_counter(&mut self, counter: Counter, into: &mut Vec<(EndpointId, u64)>) -> Result<(), Error> {
+        self.nftables.read_counter(counter, into)
+    }
+
+    fn ended(&mut self) -> Result<Ended, Error> {
+        self.events.take().map_err(|error| broken("listen to conntrack", error))
+    }
+
+    fn dump(&mut self, filter: &Filter, each: &mut dyn FnMut(&Entry)) -> Result<(), Error> {
+        self.conntrack.dump(filter, each).map_err(|error| broken("dump conntrack", error))
+    }
+
+    fn mark(&mut self, markings: &[Marking]) -> Result<(), Error> {
+        self.conntrack.mark(markings).map_err(|error| broken("mark connections", error))
+    }
+}
+
+fn broken(what: &str, error: netlink::Error) -> Error {
+    Error::Broken { what: what.to_owned(), source: error.into() }
+}

@@ -1,0 +1,122 @@
+//! Exact from the first reading on: after a restart, for endpoints that join, after lost events.
+
+use plimsoll_core::load::Count;
+use plimsoll_core::plan::Plan;
+use plimsoll_core::service::Protocol;
+use plimsoll_dataplane::Dataplane;
+use plimsoll_lab::server::Close;
+use plimsoll_lab::{available, eventually};
+
+use super::PROGRAMS;
+use crate::stage::{Options, SOON, Stage, find, vip, vip_below};
+
+fn open_of(counts: [Count; 2]) -> u64 {
+    counts.iter().map(|count| u64::from(count.open)).sum()
+}
+
+#[test]
+fn a_restart_finds_all_connections_whoever_opened_them() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let mut stage = Stage::new(1, 2, Options::default());
+    let near = stage.cluster.add_endpoint(0).unwrap();
+    // Before the first start: through the table below, and directly.
+    let mut held = vec![stage.hold(&near, 6, vip_below(false), Close::Finish)];
+    held.push(stage.hold(&near, 3, stage.endpoints[0].at(true), Close::Reset));
+    stage.open(0);
+    let compare = |stage: &mut Stage, what: &str| {
+        let counts = stage.read(0);
+        for endpoint in &stage.endpoints {
+            let both = [false, true].map(|v6| find(&counts.hosted, endpoint.id(Protocol::Tcp, v6)));
+            assert_eq!(open_of(both), endpoint.server.open(), "{what}: {}", endpoint.server.name());
+        }
+        counts
+    };
+    compare(&mut stage, "first start");
+    held.push(stage.hold(&near, 8, vip(false), Close::Finish));
+    held.push(stage.hold(&near, 8, vip(true), Close::Reset));
+    compare(&mut stage, "marked by this table");
+    // The agent dies; some connections end while nobody counts, others begin.
+    stage.dataplanes[0] = None;
+    stage.endpoints[0].server.end(2, Close::Finish);
+    stage.endpoints[1].server.end(1, Close::Reset);
+    assert!(eventually(SOON, || stage.open_at_servers() == 22));
+    held.push(stage.hold(&near, 5, vip_below(true), Close::Finish));
+    stage.open(0);
+    let counts = compare(&mut stage, "restart");
+    let sent: u64 = counts.sent.iter().map(|count| u64::from(count.open)).sum();
+    assert!((24 - 3..=24).contains(&sent), "all but the direct ones were sent here: {sent}");
+    for client in held {
+        client.stop();
+    }
+    assert!(eventually(SOON, || stage.open_at_servers() == 0));
+    let counts = compare(&mut stage, "all closed");
+    assert!(counts.sent.iter().all(|count| count.open == 0), "{:?}", counts.sent);
+}
+
+#[test]
+fn an_endpoint_that_joins_brings_its_connections() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let mut stage = Stage::new(1, 2, Options::default());
+    let near = stage.cluster.add_endpoint(0).unwrap();
+    stage.open(0);
+    let ids = [false, true].map(|v6| stage.endpoints[0].id(Protocol::Tcp, v6));
+    let leave = Plan { unhost: ids.into(), forget: ids.into(), ..Plan::default() };
+    let join = Plan { host: ids.into(), know: ids.into(), ..Plan::default() };
+    let client = stage.hold(&near, 10, vip(false), Close::Finish);
+    assert_eq!(stage.hosted(0).map(|count| count.open), [5, 0]);
+    stage.dataplanes[0].as_mut().unwrap().apply(&leave).unwrap();
+    assert!(stage.read(0).hosted.iter().all(|count| !ids.contains(&count.endpoint)));
+    let more = stage.hold(&near, 4, stage.endpoints[0].at(false), Close::Finish);
+    stage.endpoints[0].server.end(2, Close::Finish);
+    assert!(eventually(SOON, || stage.endpoints[0].server.open() == 7));
+    stage.dataplanes[0].as_mut().unwrap().apply(&join).unwrap();
+    assert_eq!(stage.hosted(0).map(|count| count.open), [7, 0]);
+    client.stop();
+    more.stop();
+    assert!(eventually(SOON, || stage.open_at_servers() == 0));
+    assert_eq!(stage.hosted(0).map(|count| count.open), [0, 0]);
+}
+
+#[test]
+fn lost_events_are_made_good_per_slot() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    // A buffer for a handful of events, and nobody who empties it in time.
+    let options = Options {
+        slot_length: std::time::Duration::ZERO,
+        event_buffer: 4096,
+        attended: false,
+        ..Options::default()
+    };
+    let mut stage = Stage::new(1, 1, options);
+    let near = stage.cluster.add_endpoint(0).unwrap();
+    stage.open(0);
+    stage.read(0);
+    let batches: Vec<_> = [(vip(false), 40), (stage.endpoints[0].at(false), 30), (vip(false), 20)]
+        .map(|(to, count)| {
+            let client = stage.hold(&near, count, to, Close::Reset);
+            stage.read(0);
+            client
+        })
+        .into();
+    let [count, _] = stage.hosted(0);
+    assert_eq!(count.open_by_age[..6], [0, 0, 20, 30, 40, 0]);
+    // All that came through the Service end in silence: far more events than fit.
+    let node = stage.cluster.nodes[0].host.namespace.clone();
+    node.text("conntrack", &["-D", "--orig-dst", "10.96.0.1"]).unwrap();
+    let [count, _] = stage.hosted(0);
+    assert_eq!(count.open_by_age[..6], [0, 0, 0, 0, 30, 0]);
+    assert_eq!(count.open, 30);
+    assert_eq!(count.opened, 90);
+    for client in batches {
+        client.stop();
+    }
+    // Without its entry, what went through the Service does not find its server again.
+    assert!(eventually(SOON, || stage.open_at_servers() == 60));
+    assert_eq!(stage.hosted(0)[0].open, 0);
+}

@@ -7,3 +7,4 @@ mod nftables;
 mod traffic;
 mod stage;
 mod counting;
+mod sources;

@@ -264,13 +264,20 @@ fn withdrawing_leaves_nothing_and_a_fresh_plan_comes_back() {
     in_namespace(|| {
         let mut nftables = Nftables::open(config(), setup()).unwrap();
         nftables.apply(&plan()).unwrap();
-        let before = blocks(&list());
+        // Slots are numbered on, for marks outlive the table.
+        let all_but_slots = || {
+            let mut blocks = blocks(&list());
+            blocks.retain(|block| !block.starts_with("map age") && !block.starts_with("chain open {"));
+            blocks
+        };
+        let before = all_but_slots();
         nftables.withdraw().unwrap();
         assert_eq!(run("nft", &["list", "tables"]).unwrap(), "");
         let error = nftables.apply(&Plan { renew: true, ..Plan::default() }).unwrap_err().to_string();
         assert!(error.contains("fresh plan"), "{error}");
         nftables.apply(&plan()).unwrap();
-        assert_same(&before, &blocks(&list()));
+        assert_same(&before, &all_but_slots());
+        assert_eq!(nftables.slot().number, 1);
         assert_eq!(nftables.epoch(), 2);
     });
 }

@@ -336,3 +336,15 @@ fn explain(error: Error) -> Error {
     };
     Error::Broken { what: format!("{what} ({check})"), source }
 }
+
+/// Reads arbitrary bytes as the kernel's answers to what this dataplane asks, and returns how many endpoints and
+/// addresses it found: what a fuzzer calls.
+pub fn check_bytes(bytes: &[u8]) -> (usize, usize) {
+    let mut counts = Vec::new();
+    let mut addresses = 0;
+    for message in netlink::messages(bytes) {
+        counting::read_elements(&message, &mut counts);
+        addresses += usize::from(addresses::address_of(&message).is_some());
+    }
+    (counts.len(), addresses)
+}

@@ -348,3 +348,6 @@ pub fn check_bytes(bytes: &[u8]) -> (usize, usize) {
     }
     (counts.len(), addresses)
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,13 +81,17 @@ impl Stage {
                 endpoints.push(Endpoint { host, node, server });
             }
         }
-        let below = proxy::equal_random(&[proxy::Service {
-            name: "below".into(),
+        let service = |name: &str, keys| proxy::Service {
+            name: name.into(),
             protocol: "tcp",
-            keys: vec![vip_below(false), vip_below(true)],
+            keys,
             node_port: None,
-            endpoints: endpoints.iter().flat_map(|e| [e.at(false), e.at(true)]).collect(),
-        }]);
+            endpoints: endpoints.iter().flat_map(|e: &Endpoint| [e.at(false), e.at(true)]).collect(),
+        };
+        let below = proxy::equal_random(&[
+            service("both", vec![vip(false), vip(true)]),
+            service("below", vec![vip_below(false), vip_below(true)]),
+        ]);
         for node in &cluster.nodes {
             node.host.namespace.nft(&below).unwrap();
         }

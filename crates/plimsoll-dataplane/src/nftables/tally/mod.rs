@@ -224,6 +224,11 @@ impl Tally {
         Ok(self.counts(now))
     }
 
+    /// How often ends were lost.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses
+    }
+
     fn measure_at(&mut self, at: Timestamp) {
         if self.measure.is_none_or(|(planned, _)| planned > at) {
             self.measure = Some((at, Duration::ZERO));

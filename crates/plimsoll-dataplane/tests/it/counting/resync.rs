@@ -1,9 +1,12 @@
 //! Exact from the first reading on: after a restart, for endpoints that join, after lost events.
 
+use std::time::Duration;
+
 use plimsoll_core::load::Count;
 use plimsoll_core::plan::Plan;
 use plimsoll_core::service::Protocol;
 use plimsoll_dataplane::Dataplane;
+use plimsoll_lab::client::{self, Client, End, Limits};
 use plimsoll_lab::server::Close;
 use plimsoll_lab::{available, eventually};
 
@@ -87,12 +90,8 @@ fn lost_events_are_made_good_per_slot() {
         return;
     }
     // A buffer for a handful of events, and nobody who empties it in time.
-    let options = Options {
-        slot_length: std::time::Duration::ZERO,
-        event_buffer: 4096,
-        attended: false,
-        ..Options::default()
-    };
+    let options =
+        Options { slot_length: Duration::ZERO, event_buffer: 4096, attended: false, ..Options::default() };
     let mut stage = Stage::new(1, 1, options);
     let near = stage.cluster.add_endpoint(0).unwrap();
     stage.open(0);
@@ -110,6 +109,7 @@ fn lost_events_are_made_good_per_slot() {
     let node = stage.cluster.nodes[0].host.namespace.clone();
     node.text("conntrack", &["-D", "--orig-dst", "10.96.0.1"]).unwrap();
     let [count, _] = stage.hosted(0);
+    assert!(stage.dataplanes[0].as_ref().unwrap().losses() > 0, "the buffer was too large for this test");
     assert_eq!(count.open_by_age[..6], [0, 0, 0, 0, 30, 0]);
     assert_eq!(count.open, 30);
     assert_eq!(count.opened, 90);
@@ -119,4 +119,64 @@ fn lost_events_are_made_good_per_slot() {
     // Without its entry, what went through the Service does not find its server again.
     assert!(eventually(SOON, || stage.open_at_servers() == 60));
     assert_eq!(stage.hosted(0)[0].open, 0);
+}
+
+#[test]
+fn under_full_traffic_restarts_and_losses_leave_no_trace() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let slot_length = Duration::from_millis(50);
+    let options = Options { slot_length, event_buffer: 4096, attended: false, ..Options::default() };
+    let mut stage = Stage::new(1, 3, options);
+    let near = stage.cluster.add_endpoint(0).unwrap();
+    stage.open(0);
+    let clients: Vec<_> = [(1, vip(false)), (2, vip(true)), (3, vip_below(false))]
+        .into_iter()
+        .map(|(seed, to)| {
+            let arrivals = client::poisson(seed, 400.0, Duration::from_secs(3), to, |random| {
+                random.exponential(Duration::from_millis(300))
+            });
+            let close = if seed == 2 { Close::Reset } else { Close::Finish };
+            Client::start(&near.namespace, arrivals, Limits { close, ..Limits::default() }).unwrap()
+        })
+        .collect();
+    let long = stage.hold(&near, 50, vip(false), Close::Finish);
+    let forgotten = stage.hold(&near, 30, stage.endpoints[0].at(false), Close::Finish);
+    let opened = |clients: &[Client]| clients.iter().map(Client::opened).sum::<u64>();
+    for part in 1..=5 {
+        assert!(eventually(SOON, || {
+            stage.read(0);
+            opened(&clients) > part * 500
+        }));
+        match part {
+            2 | 4 => {
+                stage.dataplanes[0] = None;
+                stage.open(0);
+            }
+            3 => {
+                // Ends without packets, more than there is room for, in the midst of all.
+                let node = &stage.cluster.nodes[0].host.namespace;
+                let direct = stage.endpoints[0].host.v4.to_string();
+                node.text("conntrack", &["-D", "--orig-dst", &direct]).unwrap();
+            }
+            _ => {}
+        }
+    }
+    for client in clients {
+        let outcomes = client.join();
+        assert!(outcomes.iter().all(|outcome| outcome.end == End::Served));
+    }
+    assert!(eventually(SOON, || stage.open_at_servers() == 80));
+    // Whatever a busy moment left open is closed in by the next quiet measurements.
+    let mut last = 0;
+    let exact = eventually(SOON, || {
+        last = [0, 1, 2].map(|index| open_of(stage.hosted(index))).iter().sum();
+        last == 50
+    });
+    assert!(exact, "{last} instead of 50");
+    drop(forgotten);
+    long.stop();
+    assert!(eventually(SOON, || stage.open_at_servers() == 0));
+    assert_eq!([0, 1, 2].map(|index| open_of(stage.hosted(index))), [0; 3]);
 }

@@ -17,7 +17,6 @@
 
 mod mark;
 mod config;
-mod order;
 mod notes;
 mod expression;
 mod element;

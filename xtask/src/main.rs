@@ -1,2 +1,59 @@
-//! The developer commands.
-fn main() {}
+//! The developer's commands: `cargo xtask <command>`.
+
+mod run;
+mod setup;
+mod workspace;
+mod tidy;
+mod test;
+mod demo;
+mod licences;
+mod fuzz;
+mod ci;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The developer's commands.
+///
+/// `demo` and `test` are all that a newcomer needs; `ci` is what has to pass before a change is merged.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Arguments),
+    Test(test::Arguments),
+    Ci(ci::Arguments),
+    Tidy(tidy::Arguments),
+    Licences(licences::Arguments),
+    Fuzz(fuzz::Arguments),
+    Setup(setup::Arguments),
+}
+
+fn main() -> ExitCode {
+    match command() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Demo(arguments) => demo::demo(&arguments),
+        Command::Test(arguments) => test::test(&arguments),
+        Command::Ci(arguments) => ci::ci(&arguments),
+        Command::Tidy(arguments) => tidy::tidy(&arguments),
+        Command::Licences(arguments) => licences::licences(&arguments),
+        Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
+        Command::Setup(arguments) => setup::setup(&arguments),
+    }
+}

@@ -1,1 +1,16 @@
-//! To come.
+//! One per node: wires discovery, store, dataplane and the core into a running agent.
+//!
+//! One task owns the balancer; every other task sends it events over a bounded queue and gets commands or
+//! immutable values back. [`run`] is the composition root.
+
+mod ready;
+mod clock;
+mod metrics;
+mod config;
+mod owner;
+mod adapters;
+mod http;
+mod run;
+
+pub use config::{Config, ConfigError};
+pub use run::{run, Error};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// A node's name, as the cluster knows it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,7 +34,7 @@ impl fmt::Display for NodeName {
 }
 
 /// A transport protocol that can be balanced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Connections with a handshake and an end.
@@ -187,7 +187,7 @@ impl fmt::Display for Key {
 }
 
 /// Which endpoints may serve clients of a kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TrafficPolicy {
     /// Any endpoint.
@@ -233,7 +233,7 @@ pub struct Endpoint {
 }
 
 /// Whether a Service's connections are steered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Counted and steered.
@@ -241,6 +241,21 @@ pub enum Mode {
     Enabled,
     /// Counted and explained; the proxy below chooses.
     Observe,
+}
+
+/// The policies there are: who gets which share of the new connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyKind {
+    /// Water-filling on predicted load: the law.
+    #[default]
+    Waterline,
+    /// The classic of the LVS documentation: weights follow load by a cube root.
+    LvsFeedback,
+    /// The same share for all.
+    Equal,
+    /// Shares in proportion to capacities.
+    Static,
 }
 
 /// What is balanced as one: one port of a Service in one family.
@@ -261,7 +276,7 @@ pub struct Service {
     /// Whether it is steered.
     pub mode: Mode,
     /// The policy for this Service alone, by name; `None`: the configured one.
-    pub policy: Option<crate::policy::Kind>,
+    pub policy: Option<PolicyKind>,
     /// How long a new endpoint is eased in; zero: not at all.
     pub slow_start: Duration,
     /// Its endpoints, sorted by `id`, each once.

@@ -1,6 +1,7 @@
 //! What should be in the dataplane: for each Service its keys and the weight of each endpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::service::{EndpointId, Key, Mode, Place, Protocol, Service, ServiceId, TrafficPolicy};
@@ -73,9 +74,9 @@ pub struct Table {
     /// Per Service.
     pub services: BTreeMap<ServiceId, ServiceTable>,
     /// The endpoints this node hosts: all their connections are counted, whoever sent them.
-    pub hosted: BTreeSet<EndpointId>,
+    pub hosted: Arc<BTreeSet<EndpointId>>,
     /// All endpoints of all Services: what this node sends to them is counted.
-    pub known: BTreeSet<EndpointId>,
+    pub known: Arc<BTreeSet<EndpointId>>,
 }
 
 /// The most endpoints a list may have; a Service with more is left to the proxy below.

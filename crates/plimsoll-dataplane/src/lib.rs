@@ -7,8 +7,14 @@ pub mod netlink;
 pub mod conntrack;
 pub mod nftables;
 
+use std::time::Duration;
+
 use plimsoll_core::load::Counts;
 use plimsoll_core::plan::Plan;
+use plimsoll_core::service::NodeName;
+use plimsoll_core::time::Span;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// A way into the kernel.
 ///
@@ -28,6 +34,65 @@ pub trait Dataplane: Send {
 
     /// Removes everything this dataplane put into the kernel. Established connections live on.
     fn withdraw(&mut self) -> Result<(), Error>;
+}
+
+/// The configuration section `dataplane`: exactly one of the ways there are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Config {
+    /// A table of its own in front of the installed proxy.
+    Nftables(nftables::Config),
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config::Nftables(nftables::Config::default())
+    }
+}
+
+impl Config {
+    /// Which dataplane it is, in a word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Config::Nftables(_) => "nftables",
+        }
+    }
+
+    /// Checks each field, for a balancer that can renew leases every `renewal`.
+    pub fn check(&self, renewal: Duration) -> Result<(), Error> {
+        match self {
+            Config::Nftables(config) => config.check(renewal),
+        }
+    }
+
+    /// How long an entry lives without renewal.
+    pub fn lease(&self) -> Span {
+        match self {
+            Config::Nftables(config) => config.lease,
+        }
+    }
+}
+
+/// Age slots per horizon: young connections are told from old ones to a quarter of the horizon, and within a slot
+/// ages are taken as spread evenly.
+const SLOTS_PER_HORIZON: u32 = 4;
+
+/// Makes the configured dataplane, in the network namespace of the calling thread.
+pub fn build(config: &Config, node: &NodeName, horizon: Duration) -> Result<Box<dyn Dataplane>, Error> {
+    let slot_length = horizon / SLOTS_PER_HORIZON;
+    match config {
+        Config::Nftables(config) => {
+            let setup = nftables::Setup { node_offset: offset(node), first_slot: 0 };
+            let terms = nftables::Terms::new(setup, slot_length);
+            Ok(Box::new(nftables::NftablesDataplane::open(config.clone(), terms)?))
+        }
+    }
+}
+
+/// A number of the node's own, from its name: nodes must not go through the endpoints in step (FNV-1a, folded).
+fn offset(node: &NodeName) -> u16 {
+    let hash = node.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash ^ (hash >> 16)) as u16
 }
 
 /// What went wrong on the way into the kernel.
@@ -57,4 +122,11 @@ pub enum Error {
         /// What is wrong with it and what would be right.
         problem: String,
     },
+}
+
+impl Error {
+    /// Whether the kernel refused a plan, so that a fresh one may go better.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Error::Refused { .. })
+    }
 }

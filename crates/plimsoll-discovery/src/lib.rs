@@ -3,28 +3,103 @@
 //! One trait, [`Discovery`]; one file or directory per way to find out; [`build`] is the catalogue. A discovery
 //! maps what it finds at once to the core's own small types and knows nothing of load or weights.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use plimsoll_core::service::ServiceChange;
+use plimsoll_core::service::{NodeName, ServiceChange};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+pub mod file;
 
 /// A way to find out which Services and endpoints exist.
 ///
-/// An error means: broken for good. What is transient (an invalid reload, a lost watch) is logged, counted and
-/// retried inside, and what was known before stays.
+/// An error means: broken for good. What is transient (an invalid reload, a lost watch) is logged, counted (see
+/// [`Discovery::health`]) and retried inside, and what was known before stays.
 #[async_trait]
 pub trait Discovery: Send {
     /// Waits for the next change; the first answer is [`ServiceChange::All`]. Cancel-safe.
     async fn next(&mut self) -> Result<ServiceChange, Error>;
+
+    /// The nodes that have an agent, as far as this discovery knows: empty where it knows of none, which is not
+    /// the same as there being none. Kept up to date; a receiver may outlive the discovery.
+    fn nodes(&self) -> watch::Receiver<Arc<[Node]>>;
+
+    /// How well it keeps up. Kept up to date; a receiver may outlive the discovery.
+    fn health(&self) -> watch::Receiver<Health>;
+}
+
+/// A node with an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// Its zone, for topology hints.
+    pub zone: Option<Arc<str>>,
+}
+
+/// How well a discovery keeps up with the world.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// How often it took over what it found, the first time included.
+    pub loaded: u64,
+    /// How often it had to refuse what it found and kept what was known before.
+    pub refused: u64,
+    /// Why it refused the last time; `None` as soon as something valid was found again.
+    pub last_error: Option<Arc<str>>,
+}
+
+/// The configuration section `discovery`: exactly one of the ways there are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Config {
+    /// A YAML file of Services and endpoints, read again whenever it changes.
+    File(file::Config),
+}
+
+/// Starts the configured discovery. To be called inside a tokio runtime.
+pub fn build(config: &Config) -> Result<Box<dyn Discovery>, Error> {
+    Ok(match config {
+        Config::File(config) => Box::new(file::FileDiscovery::start(config)?),
+    })
 }
 
 /// What went wrong in a discovery.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be read.
-    #[error("cannot read {path}: {source}")]
+    #[error(
+        "cannot read the Services file {path}: {source}; check `discovery.file.path` and that this user may read it",
+        path = path.display()
+    )]
     Unreadable {
         /// Which file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// The file says something that cannot be.
+    #[error("{}", .problems.in_file(path))]
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        problems: file::Problems,
+    },
+    /// The file cannot be watched, because a thread could not be started.
+    #[error("cannot start the thread that watches {path}: {source}; check the limit on processes (`ulimit -u`)", path = path.display())]
+    Unwatched {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The thread that watches the file ended; the log says why.
+    #[error("the thread that watches {path} ended; see the log for its panic", path = path.display())]
+    Ended {
+        /// Which file.
+        path: PathBuf,
     },
 }

@@ -3,9 +3,22 @@
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::service::EndpointId;
+use crate::service::{EndpointId, PolicyKind};
+
+pub mod waterline;
+pub mod lvs_feedback;
+mod equal;
+mod memory;
+mod pour;
+mod static_shares;
+
+pub(crate) use memory::Memory;
+pub(crate) use pour::{Line, pour};
+
+#[cfg(test)]
+pub(crate) mod tests;
 
 /// One endpoint as a policy sees it: reports merged, stale ones shrunk, own connections live.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,18 +99,78 @@ pub trait Policy: Send {
     /// One share per row, in the order of the rows, into `shares` (which it clears first). No rows, no shares.
     fn decide(&mut self, group: &Group<'_>, shares: &mut Vec<Share>);
 }
+/// What can be set about policies. Those that are not listed have nothing to set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Parameters {
+    /// Of the policy `waterline`.
+    pub waterline: waterline::Parameters,
+    /// Of the policy `lvs-feedback`.
+    pub lvs_feedback: lvs_feedback::Parameters,
+}
 
-/// The policies there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// Water-filling on predicted load: the law.
-    #[default]
-    Waterline,
-    /// The classic of the LVS documentation: weights follow load by a cube root.
-    LvsFeedback,
-    /// The same share for all.
-    Equal,
-    /// Shares in proportion to capacities.
-    Static,
+impl Parameters {
+    /// Says which value is out of its range, if any is.
+    pub fn check(&self) -> Result<(), String> {
+        self.waterline.check().map_err(|wrong| format!("waterline: {wrong}"))?;
+        self.lvs_feedback.check().map_err(|wrong| format!("lvs_feedback: {wrong}"))
+    }
+}
+
+/// The policy of this kind, without memory: for one Service, at its first decision.
+pub fn build(kind: PolicyKind, parameters: &Parameters) -> Box<dyn Policy> {
+    match kind {
+        PolicyKind::Waterline => Box::new(waterline::Waterline::new(&parameters.waterline)),
+        PolicyKind::LvsFeedback => Box::new(lvs_feedback::LvsFeedback::new(&parameters.lvs_feedback)),
+        PolicyKind::Equal => Box::new(equal::Equal),
+        PolicyKind::Static => Box::new(static_shares::StaticShares::default()),
+    }
+}
+
+/// The largest share, relative to the target, of an endpoint that is `age` of the way (0 to 1) through its slow
+/// start: from a tenth of its target, past the target, to `boost` times the target.
+pub(crate) fn ease_in(age: f64, boost: f64) -> f64 {
+    let age = age.clamp(0.0, 1.0);
+    0.1 + 0.9 * age + (boost - 1.0) * age * age
+}
+
+/// `Err` unless the value lies in the range (ends included); for the `check` of parameters.
+pub(crate) fn in_range(name: &str, value: f64, least: f64, most: f64) -> Result<(), String> {
+    if value >= least && value <= most {
+        Ok(())
+    } else {
+        Err(format!("{name} is {value}, must be from {least} to {most}"))
+    }
+}
+
+/// Beyond this a figure is a mistake.
+const ABSURD: f64 = 1e12;
+
+/// The figure, unless it is missing in one of the ways in which figures are: NaN, negative, infinite, absurd.
+pub(crate) fn figure(value: f64) -> Option<f64> {
+    (0.0..=ABSURD).contains(&value).then_some(value)
+}
+
+/// The capacity, unless it is missing; none at all is missing too.
+pub(crate) fn capacity(value: Option<f64>) -> Option<f64> {
+    value.filter(|c| (1e-6..=1e9).contains(c))
+}
+
+/// The middle of the values (the mean of the two in the middle); `None` of none. Sorts them.
+pub(crate) fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    Some(f64::midpoint(upper, values[(values.len() - 1) / 2]))
+}
+
+/// The nominal capacity of each row into `nominal`; where it is missing the median of the known, or 1.
+pub(crate) fn nominal_capacities(rows: &[Row], nominal: &mut Vec<f64>) {
+    nominal.clear();
+    nominal.extend(rows.iter().filter_map(|row| capacity(row.capacity)));
+    if nominal.len() == rows.len() {
+        return;
+    }
+    let missing = median(nominal).unwrap_or(1.0);
+    nominal.clear();
+    nominal.extend(rows.iter().map(|row| capacity(row.capacity).unwrap_or(missing)));
 }

@@ -120,7 +120,7 @@ impl Builder {
         self.bytes_of(kind, &value.to_be_bytes());
     }
 
-    /// Writes a number of 32 bits in network order, as nf_tables and ctnetlink want their numbers.
+    /// Writes a number of 32 bits in network order, as netfilter wants its numbers.
     pub fn be32(&mut self, kind: u16, value: u32) {
         self.bytes_of(kind, &value.to_be_bytes());
     }

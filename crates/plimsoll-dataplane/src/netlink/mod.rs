@@ -1,4 +1,4 @@
-//! A small netlink codec: enough for nf_tables, ctnetlink and rtnetlink, in both directions.
+//! A small netlink codec: enough for nftables, conntrack and routing's addresses, in both directions.
 //!
 //! [`Builder`] writes messages with nested attributes into one reusable buffer; [`messages`] and [`Attributes`]
 //! read them back and never panic, whatever the bytes are; [`Socket`] carries them. Format and rules: netlink(7)

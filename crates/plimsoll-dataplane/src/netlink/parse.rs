@@ -102,7 +102,7 @@ pub struct Attribute<'a> {
 }
 
 /// The attributes in some bytes; ends at the first that is not whole.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Attributes<'a> {
     rest: &'a [u8],
 }
@@ -114,8 +114,8 @@ impl<'a> Attributes<'a> {
     }
 
     /// The first attribute of this type.
-    pub fn find(mut self, kind: u16) -> Option<Attribute<'a>> {
-        Iterator::find(&mut self, |attribute| attribute.kind == kind)
+    pub fn find(&self, kind: u16) -> Option<Attribute<'a>> {
+        Iterator::find(&mut self.clone(), |attribute| attribute.kind == kind)
     }
 }
 

@@ -16,7 +16,7 @@ const RECEIVE: usize = 64 * 1024;
 /// Whom a socket speaks with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// nf_tables, conntrack.
+    /// nftables, conntrack.
     Netfilter,
     /// Addresses, links, routes.
     Route,

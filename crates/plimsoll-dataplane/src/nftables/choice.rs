@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use plimsoll_core::service::{EndpointId, Family};
 use plimsoll_core::table::{Choose, KeyEntry, ServiceTable, Weighted};
 
-use super::batch::{Batch, Bytes, DYNAMIC, Data, Element, INTERVAL, Kind, Set, TIMEOUT};
+use super::batch::Batch;
+use super::element::{Bytes, DYNAMIC, Data, Element, INTERVAL, Kind, Set, TIMEOUT};
 use super::expression::{Meta, R, Verdict};
 use super::{Scope, notes, order};
 
@@ -260,7 +261,7 @@ impl Installed {
             });
         }
         batch.rule(&chain, |r| {
-            r.from_this_node().verdict(Verdict::Goto(&all));
+            r.source_is_here().verdict(Verdict::Goto(&all));
         });
         batch.rule(&chain, |r| {
             r.verdict(Verdict::Goto(&own));
@@ -278,7 +279,7 @@ impl Installed {
                 r.count_up(steps).map(&order).set_meta(Meta::Priority, R);
             });
             batch.rule(&chain, |r| {
-                r.protocol(protocol).meta(Meta::Priority, R).to_network_order().map(&weights).dnat(family);
+                r.protocol(protocol).meta(Meta::Priority, R).network_order().map(&weights).dnat(family);
             });
             return;
         }
@@ -299,7 +300,7 @@ impl Installed {
         });
         batch.rule(chain, |r| {
             r.count_up(steps).map(order).set_meta(Meta::Priority, R);
-            r.meta(Meta::Priority, R).to_network_order().map(weights).set_meta(Meta::Priority, R);
+            r.meta(Meta::Priority, R).network_order().map(weights).set_meta(Meta::Priority, R);
             // The endpoint that the client is remembered with is gone; an update alone would keep its number.
             r.family(family).source(family).meta(Meta::Priority, second).forget(&clients, second);
             // Last in its rule: when the map of clients is full, the rest of the rule is skipped.

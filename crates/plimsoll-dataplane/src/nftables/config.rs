@@ -102,7 +102,7 @@ impl Config {
                 ),
             );
         }
-        if self.lease.0 > Duration::from_secs(3600) {
+        if self.lease.0 > Duration::from_hours(1) {
             return wrong("lease", format!("{} is too long: an hour at most", self.lease));
         }
         if !(-199..=-101).contains(&self.priority) {

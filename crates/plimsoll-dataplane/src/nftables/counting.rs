@@ -14,7 +14,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use plimsoll_core::load::AGE_SLOTS;
 use plimsoll_core::service::{EndpointId, Family, Protocol};
 
-use super::batch::{Batch, Bytes, DYNAMIC, Data, Element, GET_ELEMENT, Hook, Kind, OUTPUT, PREROUTING, Set};
+use super::batch::{Batch, GET_ELEMENT, Hook, OUTPUT, PREROUTING};
+use super::element::{Bytes, DYNAMIC, Data, Element, Kind, Set};
 use super::expression::{ACKNOWLEDGE, Direction, FIN, RST, Rule, SYN, Verdict};
 use super::frame::{FAMILIES, of_family};
 use super::mark::{MarkBits, NUMBERS};
@@ -121,14 +122,14 @@ impl Members {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
     first: u8,
-    turn: u64,
+    count: u64,
     /// The next pair still holds the counts of a retired slot.
     pub(super) unclean: bool,
 }
 
 impl Turn {
     pub(super) fn new(first: u8) -> Turn {
-        Turn { first, turn: 0, unclean: false }
+        Turn { first, count: 0, unclean: false }
     }
 
     fn slot(self, turn: u64) -> Slot {
@@ -137,19 +138,19 @@ impl Turn {
     }
 
     pub(super) fn current(self) -> Slot {
-        self.slot(self.turn)
+        self.slot(self.count)
     }
 
     /// Newest first.
     pub(super) fn live(self) -> impl Iterator<Item = Slot> {
-        let oldest = self.turn.saturating_sub(AGE_SLOTS as u64 - 1);
-        (oldest..=self.turn).rev().map(move |turn| self.slot(turn))
+        let oldest = self.count.saturating_sub(AGE_SLOTS as u64 - 1);
+        (oldest..=self.count).rev().map(move |turn| self.slot(turn))
     }
 
     /// The slot after this one, and the rotation that leads there.
     pub(super) fn next(self) -> (Turn, Rotation) {
-        let next = Turn { turn: self.turn + 1, ..self };
-        let retired = next.turn.checked_sub(AGE_SLOTS as u64).map(|turn| self.slot(turn));
+        let next = Turn { count: self.count + 1, ..self };
+        let retired = next.count.checked_sub(AGE_SLOTS as u64).map(|turn| self.slot(turn));
         (Turn { unclean: retired.is_some(), ..next }, Rotation { began: next.current(), retired })
     }
 }
@@ -335,7 +336,7 @@ fn make_events(batch: &mut Batch, bits: MarkBits) {
     });
 }
 
-fn age<'a>(bits: MarkBits, slot: Slot, chain: &'a str) -> Element<'a> {
+fn age(bits: MarkBits, slot: Slot, chain: &str) -> Element<'_> {
     Element { key: Bytes::host(bits.with_slot(slot.number)), data: Data::Verdict(Verdict::Goto(chain)) }
 }
 

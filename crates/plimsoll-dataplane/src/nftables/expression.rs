@@ -78,7 +78,7 @@ impl Verdict<'_> {
     }
 }
 
-/// The number of a family in nf_tables.
+/// The number of a family in nftables.
 pub(super) const fn nfproto(family: Family) -> u8 {
     match family {
         Family::V4 => 2,
@@ -229,7 +229,7 @@ impl<'a> Rule<'a> {
     }
 
     /// Host to network order: interval sets compare bytes.
-    pub(super) fn to_network_order(&mut self) -> &mut Self {
+    pub(super) fn network_order(&mut self) -> &mut Self {
         self.expression("byteorder", |m| {
             m.be32(1, R);
             m.be32(2, R);
@@ -264,12 +264,12 @@ impl<'a> Rule<'a> {
     }
 
     /// Goes on only if the source is an address of this node.
-    pub(super) fn from_this_node(&mut self) -> &mut Self {
+    pub(super) fn source_is_here(&mut self) -> &mut Self {
         self.address_type(1)
     }
 
     /// Goes on only if the destination is an address of this node.
-    pub(super) fn to_this_node(&mut self) -> &mut Self {
+    pub(super) fn destination_is_here(&mut self) -> &mut Self {
         self.address_type(2)
     }
 

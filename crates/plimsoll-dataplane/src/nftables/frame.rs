@@ -1,14 +1,14 @@
 //! The part of the table that is the same for all Services: dispatch by key, masquerading, and their hooks.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use plimsoll_core::service::{Family, Key, Place, Protocol};
 use plimsoll_core::table::Masquerade;
 
-use super::batch::{
-    Batch, Bytes, Data, Element, Hook, INTERVAL, Kind, OUTPUT, POSTROUTING, PREROUTING, Set, TIMEOUT,
-};
+use super::batch::{Batch, Hook, OUTPUT, POSTROUTING, PREROUTING};
+use super::element::{Bytes, Data, Element, INTERVAL, Kind, Set, TIMEOUT};
 use super::expression::{Meta, R, Verdict};
 use super::notes::{self, Order};
 use super::{Config, Scope};
@@ -112,11 +112,11 @@ pub(super) fn change_hairpins(batch: &mut Batch, addresses: &[IpAddr], add: bool
 }
 
 /// Writes this node's addresses.
-pub(super) fn set_node_addresses<'a>(batch: &mut Batch, addresses: impl Iterator<Item = &'a IpAddr> + Clone) {
+pub(super) fn set_node_addresses(batch: &mut Batch, addresses: &BTreeSet<IpAddr>) {
     for family in FAMILIES {
         let name = node_addresses(family);
         batch.flush_set(name);
-        let of_family = addresses.clone().filter(|address| Family::of(**address) == family);
+        let of_family = addresses.iter().filter(|address| Family::of(**address) == family);
         batch.add(name, of_family.map(|address| Element::member(Bytes::address(*address))));
     }
 }
@@ -198,7 +198,7 @@ fn make_dispatch(batch: &mut Batch, config: &Config) {
                 Family::V4 => r.payload(1, 16, 1, R).differs(&[127]),
                 Family::V6 => r.destination_into(family, R).differs(&std::net::Ipv6Addr::LOCALHOST.octets()),
             };
-            r.to_this_node().port_key().verdict_map(map);
+            r.destination_is_here().port_key().verdict_map(map);
         });
     }
     for (name, number) in [("nat_prerouting", PREROUTING), ("nat_output", OUTPUT)] {
@@ -238,7 +238,7 @@ fn make_masquerade(batch: &mut Batch, scope: &Scope<'_>) {
     });
     batch.chain("from_node");
     batch.rule("from_node", |r| {
-        r.from_this_node().masquerade();
+        r.source_is_here().masquerade();
     });
     make_source_nat(batch);
 }

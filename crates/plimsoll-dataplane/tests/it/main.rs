@@ -1,6 +1,6 @@
 //! The dataplanes on a real kernel, each test in a network namespace of its own.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::format_push_string)]
 
 mod namespace;
 mod nftables;

@@ -84,7 +84,7 @@ fn plan() -> Plan {
     let dns = |cluster, internal| ServiceTable {
         protocol: udp,
         keys: vec![key(udp, Place::Internal(ip(internal)), 53, Choose::Cluster, Masquerade::FromOutside)],
-        affinity: Some(Duration::from_secs(10_800)),
+        affinity: Some(Duration::from_hours(3)),
         cluster,
         local: Vec::new(),
     };

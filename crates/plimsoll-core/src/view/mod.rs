@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::load::{Load, Loads};
-use crate::policy::Row;
+use crate::policy::{self, Row};
 use crate::report::{EndpointReport, Report};
 use crate::service::{Endpoint, EndpointId, NodeName};
 use crate::time::Timestamp;
 
 /// How long reports are believed.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Parameters {
     /// Seconds for which a report is taken as it is (2 to 30).
@@ -30,6 +30,14 @@ pub struct Parameters {
 impl Default for Parameters {
     fn default() -> Parameters {
         Parameters { trust_seconds: 5.0, shrink_seconds: 30.0 }
+    }
+}
+
+impl Parameters {
+    /// Says which value is out of its range, if any is.
+    pub fn check(&self) -> Result<(), String> {
+        policy::in_range("trust_seconds", self.trust_seconds, 2.0, 30.0)?;
+        policy::in_range("shrink_seconds", self.shrink_seconds, 10.0, 120.0)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What must change in the dataplane: the difference between two tables.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::service::{EndpointId, ServiceId};
 use crate::table::{ServiceTable, Table};
@@ -66,13 +67,21 @@ pub fn diff(actual: &Table, desired: &Table) -> Plan {
     Plan {
         fresh: false,
         changes,
-        host: desired.hosted.difference(&actual.hosted).copied().collect(),
-        unhost: actual.hosted.difference(&desired.hosted).copied().collect(),
-        know: desired.known.difference(&actual.known).copied().collect(),
-        forget: actual.known.difference(&desired.known).copied().collect(),
+        host: missing(&actual.hosted, &desired.hosted),
+        unhost: missing(&desired.hosted, &actual.hosted),
+        know: missing(&actual.known, &desired.known),
+        forget: missing(&desired.known, &actual.known),
         release: BTreeSet::new(),
         renew: false,
     }
+}
+
+/// What `to` has and `from` has not. Most of the time the two are one and the same set.
+fn missing(from: &Arc<BTreeSet<EndpointId>>, to: &Arc<BTreeSet<EndpointId>>) -> BTreeSet<EndpointId> {
+    if Arc::ptr_eq(from, to) {
+        return BTreeSet::new();
+    }
+    to.difference(from).copied().collect()
 }
 
 fn same_shape(a: &ServiceTable, b: &ServiceTable) -> bool {
@@ -94,8 +103,17 @@ pub fn apply(table: &mut Table, plan: &Plan) {
             }
         }
     }
-    table.hosted.retain(|endpoint| !plan.unhost.contains(endpoint));
-    table.hosted.extend(&plan.host);
-    table.known.retain(|endpoint| !plan.forget.contains(endpoint));
-    table.known.extend(&plan.know);
+    change(&mut table.hosted, &plan.host, &plan.unhost);
+    change(&mut table.known, &plan.know, &plan.forget);
 }
+
+fn change(set: &mut Arc<BTreeSet<EndpointId>>, add: &BTreeSet<EndpointId>, remove: &BTreeSet<EndpointId>) {
+    if !add.is_empty() || !remove.is_empty() {
+        let set = Arc::make_mut(set);
+        set.retain(|endpoint| !remove.contains(endpoint));
+        set.extend(add);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! The dataplane's own thread: it counts every report interval, applies plans as they come, and withdraws at the
+//! end. A thread and not a task, because its calls block and because what happens when the agent is stuck must be
+//! nothing: no renewal without a plan from the owner.
+
+use std::time::{Duration, Instant};
+
+use plimsoll_core::balancer::Event;
+use plimsoll_core::plan::Plan;
+use plimsoll_dataplane::{Dataplane, Error};
+use rand::RngExt as _;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::metrics::{Kind, Metrics};
+
+/// What the thread needs.
+pub(crate) struct Thread {
+    pub(crate) interval: Duration,
+    pub(crate) plans: mpsc::Receiver<Plan>,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) metrics: Metrics,
+}
+
+/// A part of the interval by which reads are moved at random, so that nodes do not fall into step.
+const JITTER: f64 = 0.05;
+
+/// Makes the dataplane on a thread of its own and runs it there until the plans end, then withdraws it. The first
+/// answer says whether it could be made, the second how it ended.
+pub(crate) fn spawn(
+    build: impl FnOnce() -> Result<Box<dyn Dataplane>, Error> + Send + 'static,
+    thread: Thread,
+) -> std::io::Result<(oneshot::Receiver<Result<(), Error>>, oneshot::Receiver<Result<(), Error>>)> {
+    let (made, is_made) = oneshot::channel();
+    let (ended, has_ended) = oneshot::channel();
+    let runtime = Handle::current();
+    std::thread::Builder::new().name("dataplane".into()).spawn(move || {
+        let mut dataplane = match build() {
+            Ok(dataplane) => dataplane,
+            Err(error) => {
+                let _ = made.send(Err(error));
+                return;
+            }
+        };
+        let _ = made.send(Ok(()));
+        let outcome = thread.run(&runtime, dataplane.as_mut());
+        // What went wrong first is what to tell; the withdrawal is tried in any case.
+        let _ = ended.send(outcome.and(dataplane.withdraw()));
+    })?;
+    Ok((is_made, has_ended))
+}
+
+impl Thread {
+    fn run(mut self, runtime: &Handle, dataplane: &mut dyn Dataplane) -> Result<(), Error> {
+        let mut next_read = Instant::now() + self.interval.mul_f64(rand::random());
+        loop {
+            let deadline = tokio::time::Instant::from_std(next_read);
+            let received = runtime.block_on(async { tokio::time::timeout_at(deadline, self.plans.recv()).await });
+            match received {
+                Ok(Some(plan)) => self.apply(dataplane, &plan)?,
+                Ok(None) => return Ok(()),
+                Err(_) => {}
+            }
+            if Instant::now() >= next_read {
+                next_read = Instant::now() + self.interval.mul_f64(rand::rng().random_range(1.0 - JITTER..1.0 + JITTER));
+                self.read(dataplane)?;
+            }
+        }
+    }
+
+    fn apply(&mut self, dataplane: &mut dyn Dataplane, plan: &Plan) -> Result<(), Error> {
+        let started = Instant::now();
+        let outcome = dataplane.apply(plan);
+        self.metrics.apply_seconds.observe(started.elapsed().as_secs_f64());
+        let outcome = match outcome {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_refusal() => Err(error.to_string()),
+            Err(error) => return Err(error),
+        };
+        let kind = if outcome.is_ok() { "applied" } else { "refused" };
+        self.metrics.plans.get_or_create(&Kind { kind }).inc();
+        // Waits for room: a plan whose end the owner does not hear of would be the last one.
+        let _ = self.events.blocking_send(Event::Applied(outcome));
+        Ok(())
+    }
+
+    fn read(&mut self, dataplane: &mut dyn Dataplane) -> Result<(), Error> {
+        let started = Instant::now();
+        let counts = dataplane.read()?;
+        self.metrics.read_seconds.observe(started.elapsed().as_secs_f64());
+        // Counts that find no room are replaced by the next ones.
+        if self.events.try_send(Event::Counts(counts)).is_err() {
+            self.metrics.dropped.get_or_create(&Kind { kind: "counts" }).inc();
+        }
+        Ok(())
+    }
+}

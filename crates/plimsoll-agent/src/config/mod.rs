@@ -1,0 +1,201 @@
+//! The configuration: one YAML file, one section per component, each defined by its component.
+
+use std::path::{Path, PathBuf};
+
+use plimsoll_core::service::{NodeName, PolicyKind};
+use plimsoll_core::time::Span;
+use plimsoll_core::{balancer, guard, policy, view};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The agent's configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// This node's name, as Services and peers know it. Default: the host's name.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// This node's zone, for topology hints. Default: what the discovery says of this node, if anything.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// Which Services and endpoints exist.
+    pub discovery: plimsoll_discovery::Config,
+    /// How the nodes share what they count. Default: not at all (one node).
+    #[serde(default)]
+    pub store: plimsoll_store::Config,
+    /// How weights get into the kernel. Default: nftables.
+    #[serde(default)]
+    pub dataplane: plimsoll_dataplane::Config,
+    /// How weights are decided.
+    #[serde(default)]
+    pub balancer: Balancer,
+    /// Where the agent answers questions.
+    #[serde(default)]
+    pub api: Api,
+}
+
+/// How weights are decided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Balancer {
+    /// The policy of Services that do not name one.
+    pub policy: PolicyKind,
+    /// How often every Service is decided anew, 200ms to 5s. Must be the same on all nodes.
+    pub tick: Span,
+    /// How often nodes count and report, 100ms to 2s. Must be the same on all nodes. Default: the number of nodes
+    /// in hundredths of a second, 200ms at least and 1s at most.
+    pub report_interval: Option<Span>,
+    /// The parameters of the policies.
+    pub policies: policy::Parameters,
+    /// What bounds every policy.
+    pub guard: guard::Parameters,
+    /// How long reports are believed.
+    pub view: view::Parameters,
+}
+
+impl Default for Balancer {
+    fn default() -> Balancer {
+        Balancer {
+            policy: PolicyKind::default(),
+            tick: Span::from_millis(500),
+            report_interval: None,
+            policies: policy::Parameters::default(),
+            guard: guard::Parameters::default(),
+            view: view::Parameters::default(),
+        }
+    }
+}
+
+/// Where the agent answers questions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Api {
+    /// Address and port of the HTTP API and the metrics. Whoever can reach it can read which Services and
+    /// endpoints there are, and change nothing.
+    pub listen: std::net::SocketAddr,
+}
+
+impl Default for Api {
+    fn default() -> Api {
+        Api { listen: ([127, 0, 0, 1], 9653).into() }
+    }
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration {path}: {source}; name another one with --config", path = path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not a configuration.
+    #[error("{path}: {what}; `plimsoll agent --help` names the reference of all fields", path = path.display())]
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, with line and field.
+        what: String,
+    },
+    /// A field has a value that cannot be.
+    #[error("{field}: {what}")]
+    Field {
+        /// Which field, with its section.
+        field: String,
+        /// What is wrong and what would be right.
+        what: String,
+    },
+    /// The host has no name that could be this node's.
+    #[error("this host has no name to be known by; set `node` in the configuration or give --node")]
+    NoNode,
+}
+
+impl Config {
+    /// Reads and checks a configuration file.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        Config::parse(&text)
+            .map_err(|what| ConfigError::Invalid { path: path.into(), what })
+            .and_then(|config| config.check().map(|()| config))
+    }
+
+    /// Reads a configuration without checking what lies outside the text.
+    pub fn parse(text: &str) -> Result<Config, String> {
+        serde_saphyr::from_str(text).map_err(|error| error.to_string())
+    }
+
+    /// The configuration that is in force, with every default.
+    pub fn to_yaml(&self) -> Result<String, ConfigError> {
+        serde_saphyr::to_string(self)
+            .map_err(|error| ConfigError::Field { field: "(all)".into(), what: error.to_string() })
+    }
+
+    /// Checks every section, and what concerns more than one.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let field = |field: &str, what: String| Err(ConfigError::Field { field: field.into(), what });
+        let within = |name: &str, span: Span, least: Span, most: Span| {
+            if span < least || span > most {
+                return field(name, format!("{span} is not between {least} and {most}"));
+            }
+            Ok(())
+        };
+        let balancer = &self.balancer;
+        within("balancer.tick", balancer.tick, Span::from_millis(200), Span::from_secs(5))?;
+        if let Some(interval) = balancer.report_interval {
+            within("balancer.report_interval", interval, Span::from_millis(100), Span::from_secs(2))?;
+        }
+        if let Err(what) = balancer.policies.check() {
+            return field("balancer.policies", what);
+        }
+        if let Err(what) = balancer.guard.check() {
+            return field("balancer.guard", what);
+        }
+        if let Err(what) = balancer.view.check() {
+            return field("balancer.view", what);
+        }
+        // Leases are renewed at ticks.
+        if let Err(error) = self.dataplane.check(balancer.tick.0) {
+            return field(&format!("dataplane.{}", self.dataplane.kind()), error.to_string());
+        }
+        if let Err(error) = self.store.check() {
+            return field("store", error.to_string());
+        }
+        Ok(())
+    }
+
+    /// This node's name.
+    pub fn node_name(&self) -> Result<NodeName, ConfigError> {
+        let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let name = self.node.clone().or_else(host).unwrap_or_default();
+        match name.trim() {
+            "" | "(none)" | "localhost" => Err(ConfigError::NoNode),
+            name => Ok(NodeName::new(name)),
+        }
+    }
+
+    /// The report interval in a cluster of `nodes`.
+    pub(crate) fn report_interval(&self, nodes: usize) -> std::time::Duration {
+        let by_nodes = Span::from_millis(10 * nodes.clamp(20, 100) as u64);
+        self.balancer.report_interval.unwrap_or(by_nodes).0
+    }
+
+    /// What the core wants to know of it.
+    pub(crate) fn parameters(&self, report_interval: std::time::Duration) -> balancer::Parameters {
+        balancer::Parameters {
+            tick: self.balancer.tick.0,
+            report_interval,
+            lease: self.dataplane.lease().0,
+            policy: self.balancer.policy,
+            policies: self.balancer.policies.clone(),
+            guard: self.balancer.guard.clone(),
+            view: self.balancer.view,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

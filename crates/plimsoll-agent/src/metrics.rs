@@ -1,0 +1,147 @@
+//! What the agent counts of itself, in OpenMetrics text.
+
+use std::fmt::Write as _;
+use std::sync::atomic::AtomicU64;
+
+use plimsoll_api::Status;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Kind {
+    pub(crate) kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Service {
+    pub(crate) service: String,
+}
+
+/// Counters that the tasks keep; gauges are taken from the status at each scrape.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    /// Events the balancer took in.
+    pub(crate) events: Family<Kind, Counter>,
+    /// Events and reports that a full queue cost.
+    pub(crate) dropped: Family<Kind, Counter>,
+    /// What the balancer found worth telling.
+    pub(crate) notices: Family<Kind, Counter>,
+    /// Plans, applied or refused.
+    pub(crate) plans: Family<Kind, Counter>,
+    /// How long plans took.
+    pub(crate) apply_seconds: Histogram,
+    /// How long reading the counters took.
+    pub(crate) read_seconds: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let seconds = || Histogram::new(exponential_buckets(0.0001, 2.0, 14));
+        Metrics {
+            events: Family::default(),
+            dropped: Family::default(),
+            notices: Family::default(),
+            plans: Family::default(),
+            apply_seconds: seconds(),
+            read_seconds: seconds(),
+        }
+    }
+}
+
+/// The health of the edges, as of the scrape.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EdgeHealth {
+    pub(crate) discovery: plimsoll_discovery::Health,
+    pub(crate) store: plimsoll_store::Health,
+}
+
+impl Metrics {
+    /// All metrics as OpenMetrics text.
+    pub(crate) fn render(&self, status: &Status, health: &EdgeHealth) -> String {
+        let mut registry = Registry::with_prefix("plimsoll");
+        self.register(&mut registry);
+        register_status(&mut registry, status);
+        register_discovery(&mut registry, &health.discovery);
+        register_store(&mut registry, &health.store);
+        let mut out = String::new();
+        if text::encode(&mut out, &registry).is_err() {
+            out.clear();
+            let _ = writeln!(out, "# EOF");
+        }
+        out
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register("events", "Events the balancer took in", self.events.clone());
+        registry.register("dropped", "Events and reports lost to a full queue", self.dropped.clone());
+        registry.register("notices", "Transitions worth telling", self.notices.clone());
+        registry.register("plans", "Plans, by how they ended", self.plans.clone());
+        registry.register("apply_seconds", "Time to apply a plan", self.apply_seconds.clone());
+        registry.register("read_seconds", "Time to read the counters", self.read_seconds.clone());
+    }
+}
+
+fn register_status(registry: &mut Registry, status: &Status) {
+    let gauge = |registry: &mut Registry, name: &str, help: &str, value: f64| {
+        let gauge = Gauge::<f64, AtomicU64>::default();
+        gauge.set(value);
+        registry.register(name, help, gauge);
+    };
+    gauge(registry, "ready", "Whether everything the agent needs has answered", f64::from(status.ready));
+    gauge(registry, "uptime_seconds", "Seconds since the agent started", status.uptime_seconds);
+    gauge(registry, "nodes", "Other nodes that reported", status.nodes.len() as f64);
+    let oldest = status.nodes.iter().map(|node| node.age_seconds).fold(0.0, f64::max);
+    gauge(registry, "oldest_report_seconds", "Age of the oldest node's last report", oldest);
+    let open = Family::<Service, Gauge<f64, AtomicU64>>::default();
+    let uneven = Family::<Service, Gauge<f64, AtomicU64>>::default();
+    let taken = Family::<Service, Gauge>::default();
+    let left = Family::<Service, Gauge>::default();
+    let held = Family::<Service, Gauge>::default();
+    for summary in &status.services {
+        let label = Service { service: summary.service.clone() };
+        open.get_or_create(&label).set(summary.open);
+        if let Some(ratio) = summary.max_over_mean {
+            uneven.get_or_create(&label).set(ratio);
+        }
+        taken.get_or_create(&label).set(summary.keys_taken as i64);
+        left.get_or_create(&label).set(summary.keys_left as i64);
+        held.get_or_create(&label).set(summary.held_back as i64);
+    }
+    registry.register("service_open_connections", "Open connections of the eligible endpoints", open);
+    registry.register("service_max_over_mean", "Fullest endpoint relative to the mean, per capacity", uneven);
+    registry.register("service_keys_taken", "Keys served by the dataplane", taken);
+    registry.register("service_keys_left", "Keys left to the proxy below", left);
+    registry.register("service_endpoints_held_back", "Endpoints that the guard holds back", held);
+}
+
+fn register_discovery(registry: &mut Registry, health: &plimsoll_discovery::Health) {
+    total(registry, "discovery_loads", "Changes taken over", health.loaded);
+    total(registry, "discovery_refusals", "Changes refused; what was known before stays", health.refused);
+}
+
+fn register_store(registry: &mut Registry, health: &plimsoll_store::Health) {
+    let members: Gauge<i64, std::sync::atomic::AtomicI64> = Gauge::default();
+    members.set(health.members.len() as i64);
+    registry.register("mesh_members", "Live members besides this node", members);
+    total(registry, "mesh_datagrams_received", "Datagrams that arrived", health.datagrams_in);
+    total(registry, "mesh_bytes_received", "Their bytes", health.bytes_in);
+    total(registry, "mesh_datagrams_sent", "Datagrams sent", health.datagrams_out);
+    total(registry, "mesh_bytes_sent", "Their bytes", health.bytes_out);
+    total(registry, "mesh_send_failures", "Datagrams the socket did not take", health.send_failures);
+    total(registry, "mesh_reports", "Reports handed to the balancer", health.reports);
+    let rejected = Family::<Kind, Counter>::default();
+    for (kind, count) in &health.rejected {
+        rejected.get_or_create(&Kind { kind }).inc_by(*count);
+    }
+    registry.register("mesh_rejected", "Datagrams that changed nothing, by reason", rejected);
+}
+
+fn total(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    let counter: Counter = Counter::default();
+    counter.inc_by(value);
+    registry.register(name, help, counter);
+}

@@ -1,0 +1,76 @@
+//! What the balancer says of itself when asked.
+
+use crate::explain::{EndpointExplanation, Explanation, NodeStatus};
+use crate::policy::{Row, Share};
+use crate::service::{Endpoint, EndpointId, ServiceId};
+use crate::table::Weighted;
+use crate::time::Timestamp;
+
+use super::{Balanced, Balancer};
+
+impl Balancer {
+    /// Every Service there is, sorted.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceId> {
+        self.services.keys()
+    }
+
+    /// Why every endpoint of a Service has its weight; `None` if there is no such Service.
+    pub fn explain(&self, now: Timestamp, id: &ServiceId) -> Option<Explanation> {
+        let balanced = self.services.get(id)?;
+        let service = &balanced.service;
+        Some(Explanation {
+            service: id.clone(),
+            mode: service.mode,
+            policy: service.policy.unwrap_or(self.parameters.policy),
+            taken: balanced.keys.clone(),
+            left: balanced.left.clone(),
+            endpoints: service
+                .endpoints
+                .iter()
+                .map(|endpoint| self.explain_endpoint(now, balanced, endpoint))
+                .collect(),
+        })
+    }
+
+    /// The other nodes that reported.
+    pub fn nodes(&self, now: Timestamp) -> Vec<NodeStatus> {
+        let nodes = self.view.nodes(now);
+        nodes
+            .map(|(node, age, opens_per_second)| NodeStatus { node: node.clone(), age, opens_per_second })
+            .collect()
+    }
+
+    fn explain_endpoint(&self, now: Timestamp, balanced: &Balanced, endpoint: &Endpoint) -> EndpointExplanation {
+        let decided = |(row, _): &(&Row, &Share)| row.endpoint == endpoint.id;
+        let decision = balanced.cluster.decisions().find(decided).or(balanced.local.decisions().find(decided));
+        let figures = self.view.figures(now, &self.loads, &endpoint.id);
+        let row = decision.map(|(row, _)| row);
+        let share = decision.map(|(_, share)| share);
+        EndpointExplanation {
+            endpoint: endpoint.id,
+            node: endpoint.node.clone(),
+            share: part(balanced.cluster.installed(), &endpoint.id),
+            local_share: part(balanced.local.installed(), &endpoint.id),
+            target: share.map_or(0.0, |share| share.target),
+            nominal_capacity: endpoint.capacity,
+            capacity: share.map_or(endpoint.capacity.unwrap_or(0.0), |share| share.capacity),
+            open: row.map_or(figures.load.open, |row| row.open),
+            young: row.map_or(figures.load.young, |row| row.young),
+            sent: figures.sent,
+            opens_per_second: figures.load.opens_per_second,
+            failures_per_second: figures.load.failures_per_second,
+            cpu: figures.load.cpu,
+            pressure: figures.load.pressure,
+            age: (figures.age != std::time::Duration::MAX).then_some(figures.age),
+            origin: figures.origin,
+            limit: share.and_then(|share| share.limit),
+        }
+    }
+}
+
+/// The part of the connections that an endpoint gets from a list.
+fn part(list: &[Weighted], endpoint: &EndpointId) -> Option<f64> {
+    let sum: u32 = list.iter().map(|entry| entry.weight).sum();
+    let at = list.binary_search_by_key(endpoint, |entry| entry.endpoint).ok()?;
+    Some(f64::from(list[at].weight) / f64::from(sum))
+}

@@ -1,0 +1,97 @@
+//! One list of endpoints that connections are chosen from, with the memory of its policy and its guard.
+
+use crate::guard::{self, Guard};
+use crate::load::Loads;
+use crate::policy::{self, Group, Limit, Policy, Row, Share};
+use crate::service::{EndpointId, PolicyKind, Service};
+use crate::table::Weighted;
+use crate::time::Timestamp;
+use crate::view::{Member, View};
+
+/// What a decision needs beside the list itself.
+pub(super) struct Setting<'a> {
+    pub(super) now: Timestamp,
+    pub(super) view: &'a View,
+    pub(super) loads: &'a Loads,
+    pub(super) delay: f64,
+    pub(super) horizon: f64,
+}
+
+/// One list of endpoints.
+pub(super) struct List {
+    members: Vec<Member>,
+    policy: Box<dyn Policy>,
+    guard: Guard,
+    dead_band: f64,
+    decided: Option<Timestamp>,
+    rows: Vec<Row>,
+    shares: Vec<Share>,
+    installed: Vec<Weighted>,
+}
+
+impl List {
+    pub(super) fn new(kind: PolicyKind, policies: &policy::Parameters, guard: &guard::Parameters) -> List {
+        List {
+            members: Vec::new(),
+            policy: policy::build(kind, policies),
+            guard: Guard::new(guard),
+            dead_band: guard.dead_band,
+            decided: None,
+            rows: Vec::new(),
+            shares: Vec::new(),
+            installed: Vec::new(),
+        }
+    }
+
+    /// Sets who is in the list. Who was in it keeps its history; who joins a list that was decided before is new.
+    pub(super) fn set_members(&mut self, now: Timestamp, service: &Service, eligible: &[usize]) {
+        let members = eligible.iter().map(|&i| {
+            let endpoint = &service.endpoints[i];
+            let known = self.members.binary_search_by_key(&endpoint.id, |member| member.endpoint);
+            let since = match known {
+                Ok(at) => self.members[at].eligible,
+                Err(_) => self.decided.map(|_| now),
+            };
+            Member { endpoint: endpoint.id, capacity: endpoint.capacity, eligible: since }
+        });
+        self.members = members.collect();
+    }
+
+    /// Decides anew; whether what is to be installed changed.
+    pub(super) fn decide(&mut self, setting: &Setting<'_>, service: &Service) -> bool {
+        setting.view.rows(setting.now, setting.loads, &self.members, &mut self.rows);
+        let group = Group {
+            rows: &self.rows,
+            elapsed: self.decided.map_or(0.0, |before| setting.now.seconds_since(before)),
+            delay: setting.delay,
+            horizon: setting.horizon,
+            slow_start: service.slow_start,
+        };
+        self.decided = Some(setting.now);
+        self.policy.decide(&group, &mut self.shares);
+        self.guard.bound(&group, &mut self.shares);
+        let wanted = guard::install(&self.installed, &self.rows, &self.shares, self.dead_band);
+        let changed = wanted != self.installed;
+        self.installed = wanted;
+        changed
+    }
+
+    pub(super) fn installed(&self) -> &[Weighted] {
+        &self.installed
+    }
+
+    /// Each endpoint's figures and share, as of the last decision.
+    pub(super) fn decisions(&self) -> impl Iterator<Item = (&Row, &Share)> {
+        self.rows.iter().zip(&self.shares)
+    }
+
+    /// The guard's hold on each endpoint, as of the last decision.
+    pub(super) fn held(&self) -> impl Iterator<Item = (EndpointId, Option<Limit>)> {
+        self.decisions().map(|(row, share)| {
+            let held = share.limit.filter(|limit| {
+                matches!(limit, Limit::Failing | Limit::NoEvidence | Limit::Recovering | Limit::Frozen)
+            });
+            (row.endpoint, held)
+        })
+    }
+}

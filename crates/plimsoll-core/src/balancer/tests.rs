@@ -1,0 +1,292 @@
+//! The balancer as its callers meet it: events in, commands out.
+
+use std::net::IpAddr;
+
+use super::*;
+use crate::load::Count;
+use crate::plan::Change;
+use crate::report::EndpointReport;
+use crate::service::{Conditions, Endpoint, Family, Mode, Place, Protocol};
+use crate::table::Choose;
+
+const INTERVAL: Duration = Duration::from_millis(200);
+
+fn at(seconds: f64) -> Timestamp {
+    Timestamp::from_duration(Duration::from_secs_f64(seconds))
+}
+
+fn balancer() -> Balancer {
+    let here = Here { node: NodeName::new("n1"), zone: None };
+    let parameters = Parameters {
+        tick: Duration::from_millis(500),
+        report_interval: INTERVAL,
+        lease: Duration::from_secs(3),
+        policy: PolicyKind::Waterline,
+        policies: policy::Parameters::default(),
+        guard: guard::Parameters::default(),
+        view: view::Parameters::default(),
+    };
+    Balancer::new(here, parameters)
+}
+
+fn id(last: u8) -> EndpointId {
+    EndpointId { address: [10, 1, 0, last].into(), port: 8080, protocol: Protocol::Tcp }
+}
+
+/// A Service with one internal key and endpoints `(last byte, node)`.
+fn service(name: &str, endpoints: &[(u8, &str)]) -> Service {
+    let place = Place::Internal(IpAddr::from([10, 96, 0, name.len() as u8]));
+    Service {
+        id: ServiceId { name: name.into(), port: "".into(), family: Family::V4 },
+        protocol: Protocol::Tcp,
+        keys: vec![Key { place, port: 80, protocol: Protocol::Tcp }],
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity: None,
+        mode: Mode::Enabled,
+        policy: None,
+        slow_start: Duration::ZERO,
+        endpoints: endpoints
+            .iter()
+            .map(|(last, node)| Endpoint {
+                id: id(*last),
+                node: Some(NodeName::new(node)),
+                capacity: None,
+                conditions: Conditions::default(),
+                for_zones: Vec::new(),
+                for_nodes: Vec::new(),
+            })
+            .collect(),
+    }
+}
+
+fn all(services: &[Service]) -> Event {
+    Event::Services(ServiceChange::All(services.iter().cloned().map(Arc::new).collect()))
+}
+
+fn counts(hosted: &[(u8, u32)]) -> Event {
+    let count = |(last, open): &(u8, u32)| Count { open: *open, ..Count::none(id(*last)) };
+    Event::Counts(Counts { hosted: hosted.iter().map(count).collect(), ..Counts::default() })
+}
+
+/// As if endpoint 1 had been sent `opened` connections within the last second, all of them still open.
+fn lasting(opened: u32) -> Event {
+    let mut count = Count { open: opened, opened: u64::from(opened), ..Count::none(id(1)) };
+    count.opened_by_age[0] = opened;
+    count.open_by_age[0] = opened;
+    let mut slots = [f32::INFINITY; crate::load::AGE_SLOTS];
+    slots[0] = 1.0;
+    Event::Counts(Counts { slots, hosted: vec![count], ..Counts::default() })
+}
+
+fn report(node: &str, hosted: &[(u8, u32)]) -> Event {
+    let entry = |(last, open): &(u8, u32)| EndpointReport {
+        endpoint: id(*last),
+        open: *open,
+        young: 0,
+        middle: 0,
+        opens_per_second: 1.0,
+        failures_per_second: 0.0,
+        cpu: None,
+        pressure: None,
+    };
+    Event::Report(Arc::new(Report {
+        node: NodeName::new(node),
+        age: Duration::ZERO,
+        opens_per_second: 1.0,
+        hosted: hosted.iter().map(entry).collect(),
+        sent: Vec::new(),
+    }))
+}
+
+fn plans(commands: Vec<Command>) -> Vec<Plan> {
+    let plan = |command| if let Command::Apply(plan) = command { Some(plan) } else { None };
+    commands.into_iter().filter_map(plan).collect()
+}
+
+/// The one plan in `commands`.
+fn plan(commands: Vec<Command>) -> Plan {
+    let mut plans = plans(commands);
+    assert_eq!(plans.len(), 1, "{plans:?}");
+    plans.remove(0)
+}
+
+fn weights(plan: &Plan) -> Vec<(EndpointId, u32)> {
+    let Some(Change::Replace(_, table) | Change::Reweight(_, table)) = plan.changes.first() else {
+        panic!("no weights in {plan:?}");
+    };
+    table.cluster.iter().map(|entry| (entry.endpoint, entry.weight)).collect()
+}
+
+/// Two endpoints, one here and one on n2, applied.
+fn running() -> Balancer {
+    let mut balancer = balancer();
+    let first = plan(balancer.on(at(0.0), all(&[service("web", &[(1, "n1"), (2, "n2")])])));
+    assert!(first.fresh);
+    balancer.on(at(0.0), Event::Applied(Ok(())));
+    balancer.on(at(0.0), counts(&[(1, 0)]));
+    balancer
+}
+
+#[test]
+fn the_first_plan_is_fresh_and_whole() {
+    let mut balancer = balancer();
+    let plan = plan(balancer.on(at(0.0), all(&[service("web", &[(1, "n1"), (2, "n2")])])));
+    assert!(plan.fresh);
+    assert_eq!(plan.host, [id(1)].into());
+    assert_eq!(plan.know, [id(1), id(2)].into());
+    let weights = weights(&plan);
+    assert_eq!(weights.len(), 2);
+    assert_eq!(weights[0].1, weights[1].1, "nothing is known: equal");
+}
+
+#[test]
+fn counts_are_published_at_once() {
+    let mut balancer = running();
+    let commands = balancer.on(at(0.2), counts(&[(1, 7)]));
+    let Some(Command::Publish(report)) = commands.first() else { panic!("{commands:?}") };
+    assert_eq!(report.hosted.len(), 1);
+    assert_eq!((report.hosted[0].endpoint, report.hosted[0].open), (id(1), 7));
+}
+
+#[test]
+fn a_decision_follows_a_report_within_a_tenth_of_the_interval() {
+    let mut balancer = running();
+    for i in 1..=10 {
+        // Connections to endpoint 1 last, so that it may get more than its part once it has room.
+        balancer.on(at(0.2 * f64::from(i)), lasting(2 * i));
+        balancer.on(at(0.2 * f64::from(i)), Event::Applied(Ok(())));
+    }
+    balancer.on(at(2.6), Event::Wake);
+    balancer.on(at(2.6), Event::Applied(Ok(())));
+    let commands = balancer.on(at(2.7), report("n2", &[(2, 400)]));
+    assert!(plans(commands).is_empty(), "not per event");
+    assert!(balancer.next_wake() <= at(2.72));
+    let plan = plan(balancer.on(at(2.72), Event::Wake));
+    assert!(matches!(plan.changes[..], [Change::Reweight(..)]));
+    let weights = weights(&plan);
+    assert!(weights[0].1 > weights[1].1, "the endpoint with fewer connections gets more: {weights:?}");
+}
+
+#[test]
+fn an_endpoint_that_goes_is_out_at_once_and_released() {
+    let mut balancer = running();
+    let commands = balancer.on(at(0.1), all(&[service("web", &[(1, "n1")])]));
+    let plan = plan(commands);
+    assert_eq!(weights(&plan).len(), 1);
+    assert_eq!(plan.release, [id(2)].into());
+    assert_eq!(plan.forget, [id(2)].into());
+}
+
+#[test]
+fn an_endpoint_that_serves_elsewhere_is_not_released() {
+    let mut balancer = balancer();
+    balancer.on(at(0.0), all(&[service("web", &[(1, "n1"), (2, "n2")]), service("other", &[(2, "n2")])]));
+    balancer.on(at(0.0), Event::Applied(Ok(())));
+    let fewer = all(&[service("web", &[(1, "n1")]), service("other", &[(2, "n2")])]);
+    let plan = plan(balancer.on(at(0.1), fewer));
+    assert!(plan.release.is_empty() && plan.forget.is_empty());
+}
+
+#[test]
+fn one_plan_is_under_way_at_most() {
+    let mut balancer = balancer();
+    balancer.on(at(0.0), all(&[service("web", &[(1, "n1"), (2, "n2")])]));
+    let commands = balancer.on(at(0.1), all(&[service("web", &[(1, "n1")])]));
+    assert!(plans(commands).is_empty());
+    let next = plan(balancer.on(at(0.2), Event::Applied(Ok(()))));
+    assert!(!next.fresh);
+    assert_eq!(next.release, [id(2)].into());
+}
+
+#[test]
+fn a_refused_plan_is_followed_by_a_fresh_one_after_a_second() {
+    let mut balancer = balancer();
+    balancer.on(at(0.0), all(&[service("web", &[(1, "n1")])]));
+    let commands = balancer.on(at(0.1), Event::Applied(Err("no buffer".into())));
+    assert!(commands.iter().any(|command| matches!(command, Command::Tell(Notice::Refused(_)))));
+    assert!(plans(commands).is_empty());
+    let later = at(1.1) + Duration::from_nanos(1);
+    assert!(balancer.next_wake() <= later);
+    assert!(plan(balancer.on(later, Event::Wake)).fresh);
+}
+
+#[test]
+fn leases_are_renewed_every_third_while_this_node_counts() {
+    let mut balancer = running();
+    let mut renewals = Vec::new();
+    let mut now = 0.1;
+    while now < 10.0 {
+        // Counting stops after five seconds.
+        let event = if now < 5.0 { counts(&[(1, 0)]) } else { Event::Wake };
+        for plan in plans(balancer.on(at(now), event)) {
+            if plan.renew {
+                renewals.push(now);
+            }
+            balancer.on(at(now), Event::Applied(Ok(())));
+        }
+        now += 0.1;
+    }
+    assert!(renewals.windows(2).all(|pair| pair[1] - pair[0] < 1.2), "{renewals:?}");
+    assert!(renewals.len() >= 6 && *renewals.last().unwrap() < 8.1, "{renewals:?}");
+}
+
+#[test]
+fn an_observed_service_is_counted_but_not_taken() {
+    let mut balancer = balancer();
+    let observed = Service { mode: Mode::Observe, ..service("web", &[(1, "n1")]) };
+    let plan = plan(balancer.on(at(0.0), all(&[observed.clone()])));
+    assert_eq!(plan.host, [id(1)].into());
+    let Change::Replace(_, table) = &plan.changes[0] else { panic!("{plan:?}") };
+    assert!(table.keys.is_empty());
+    assert_eq!(balancer.explain(at(0.0), &observed.id).unwrap().left[0].1, Left::Observed);
+}
+
+#[test]
+fn a_local_key_without_a_local_endpoint_is_left_with_a_reason() {
+    let mut balancer = balancer();
+    let local = Service { internal_policy: TrafficPolicy::Local, ..service("web", &[(2, "n2")]) };
+    balancer.on(at(0.0), all(&[local.clone()]));
+    balancer.on(at(0.0), Event::Applied(Ok(())));
+    assert_eq!(balancer.explain(at(0.0), &local.id).unwrap().left[0].1, Left::NoLocalEndpoint);
+    let both = Service { internal_policy: TrafficPolicy::Local, ..service("web", &[(1, "n1"), (2, "n2")]) };
+    let plan = plan(balancer.on(at(0.1), all(&[both])));
+    let Change::Replace(_, table) = &plan.changes[0] else { panic!("{plan:?}") };
+    assert_eq!(table.keys[0].choose, Choose::Local);
+    assert_eq!((table.local.len(), table.cluster.len()), (1, 2));
+}
+
+#[test]
+fn the_same_events_give_the_same_commands() {
+    let run = || {
+        let mut balancer = balancer();
+        let mut log = String::new();
+        for i in 0..50u32 {
+            let now = at(f64::from(i) * 0.1);
+            let event = match i % 5 {
+                0 => all(&[service("web", &[(1, "n1"), (2, "n2"), (3 + (i / 10) as u8, "n2")])]),
+                1 => counts(&[(1, i)]),
+                2 => report("n2", &[(2, 2 * i), (3, i / 2)]),
+                3 => Event::Applied(Ok(())),
+                _ => Event::Wake,
+            };
+            log.push_str(&format!("{:?}\n", balancer.on(now, event)));
+        }
+        log
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn explanations_say_whose_figures_they_are() {
+    let mut balancer = running();
+    balancer.on(at(0.3), counts(&[(1, 7)]));
+    balancer.on(at(0.4), report("n2", &[(2, 40)]));
+    balancer.on(at(1.0), Event::Wake);
+    let id = service("web", &[]).id;
+    let explanation = balancer.explain(at(1.0), &id).unwrap();
+    let [here, far] = &explanation.endpoints[..] else { panic!("{explanation:?}") };
+    assert_eq!((&here.origin, here.open), (&view::Origin::Here, 7.0));
+    assert_eq!((&far.origin, far.open), (&view::Origin::Host(NodeName::new("n2")), 40.0));
+    assert_eq!(far.age, Some(Duration::from_millis(600)));
+}

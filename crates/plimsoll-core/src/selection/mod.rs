@@ -1,0 +1,7 @@
+//! How a program that chooses per connection turns shares into choices: for dataplanes that can run one.
+
+pub mod aperture;
+pub mod edf;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! The discoveries from outside.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+mod corpus;
+mod file;

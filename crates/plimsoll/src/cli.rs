@@ -1,0 +1,65 @@
+//! The command line: every command, its options and its examples.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::{agent, demo, doctor, explain, status, top};
+
+/// Every connection goes to the endpoint with room for it.
+///
+/// Plimsoll balances the connections of Services by the load of their endpoints, on every node, in the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "plimsoll", version, after_help = "\
+Exit codes: 0 fine; 1 it failed, the message says why; 2 wrong usage; \
+3 doctor found something that keeps Plimsoll from working, or the demo saw a promise broken.
+
+Examples:
+  plimsoll demo                      watch a cluster of three nodes become even, in namespaces of its own
+  plimsoll agent --config FILE       run the agent of this node
+  plimsoll explain shop/web          why does each endpoint have its weight?
+  plimsoll doctor                    can this host run it, and what stands in the way?")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent of this node
+    Agent(agent::Options),
+    /// Show what the agent of this node does: its Services, the other nodes
+    Status(status::Options),
+    /// Explain why each endpoint of a Service has its weight
+    Explain(explain::Options),
+    /// Watch the endpoints' load and weights live
+    Top(top::Options),
+    /// Check whether this host can run Plimsoll, and say what to do where it cannot
+    Doctor(doctor::Options),
+    /// Build a cluster in network namespaces and watch it become even, fail and recover
+    Demo(demo::Options),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  source <(plimsoll completion bash)")]
+    Completion {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Cli {
+    /// Carries out the command.
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Agent(options) => agent::run(options),
+            Command::Status(options) => status::run(&options),
+            Command::Explain(options) => explain::run(&options),
+            Command::Top(options) => top::run(&options),
+            Command::Doctor(options) => doctor::run(&options),
+            Command::Demo(options) => demo::run(&options),
+            Command::Completion { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "plimsoll", &mut std::io::stdout());
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}

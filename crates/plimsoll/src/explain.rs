@@ -1,0 +1,78 @@
+//! `plimsoll explain`: why each endpoint of a Service has its weight.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use plimsoll_api::{Endpoint, Explanation};
+
+use crate::client::{Agent, query};
+use crate::output::{self, Form, percent, seconds};
+
+/// Options of `plimsoll explain`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+SHARE is the endpoint's part of this node's new connections, FAIR the part of the load that is its due, LEVEL its
+open connections per capacity relative to the Service's mean: 1.00 is the waterline.
+
+Examples:
+  plimsoll explain shop/web
+  plimsoll explain web:http -o json")]
+pub(crate) struct Options {
+    /// The Service: `web`, `shop/web`, `shop/web:http` or `shop/web:http/ipv4`
+    service: String,
+    #[command(flatten)]
+    agent: Agent,
+    /// The form of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Form,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let path = format!("/v1/explain?service={}", query(&options.service));
+    let explanations: Vec<Explanation> = options.agent.get(&path)?;
+    if options.output == Form::Json {
+        output::json(&explanations)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (i, explanation) in explanations.iter().enumerate() {
+        if i > 0 {
+            writeln!(std::io::stdout())?;
+        }
+        show(explanation)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(explanation: &Explanation) -> std::io::Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(
+        out,
+        "{} on {}: {}, policy {}",
+        explanation.service, explanation.node, explanation.mode, explanation.policy
+    )?;
+    for key in &explanation.keys {
+        let word = if key.taken { "balanced" } else { "left to the proxy below" };
+        writeln!(out, "  {}: {word}: {}", key.key, key.because)?;
+    }
+    writeln!(out)?;
+    let rows: Vec<Vec<String>> = explanation.endpoints.iter().map(row).collect();
+    output::columns(
+        &["ENDPOINT", "NODE", ">SHARE", ">FAIR", ">OPEN", ">OURS", ">LEVEL", "REPORTED BY", ">AGE", "BECAUSE"],
+        &rows,
+    )
+}
+
+fn row(endpoint: &Endpoint) -> Vec<String> {
+    vec![
+        endpoint.endpoint.clone(),
+        endpoint.node.clone().unwrap_or_else(|| "-".into()),
+        percent(endpoint.share),
+        percent(Some(endpoint.fair_share)),
+        format!("{:.0}", endpoint.open),
+        format!("{:.0}", endpoint.sent),
+        endpoint.level.map_or("-".into(), |level| format!("{level:.2}")),
+        endpoint.reported_by.clone(),
+        seconds(endpoint.age_seconds),
+        endpoint.because.clone(),
+    ]
+}

@@ -1,0 +1,78 @@
+//! `plimsoll status`: what the agent of this node does.
+
+use std::process::ExitCode;
+
+use plimsoll_api::Status;
+
+use crate::client::Agent;
+use crate::output::{self, Form, seconds};
+
+/// Options of `plimsoll status`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  plimsoll status
+  plimsoll status -o json | jq '.services[] | select(.max_over_mean > 1.2)'")]
+pub(crate) struct Options {
+    #[command(flatten)]
+    agent: Agent,
+    /// The form of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Form,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let status: Status = options.agent.get("/v1/status")?;
+    if options.output == Form::Json {
+        output::json(&status)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let ready = if status.ready { "ready".into() } else { format!("waiting for {}", status.waiting_for.join(", ")) };
+    let head = vec![vec![
+        status.node.clone(),
+        ready,
+        seconds(Some(status.uptime_seconds)),
+        status.dataplane.clone(),
+        status.store.clone(),
+        status.version.clone(),
+    ]];
+    output::columns(&["NODE", "STATE", ">UP", "DATAPLANE", "STORE", "VERSION"], &head)?;
+    if !status.nodes.is_empty() {
+        let rows: Vec<Vec<String>> = status
+            .nodes
+            .iter()
+            .map(|node| {
+                vec![node.node.clone(), seconds(Some(node.age_seconds)), format!("{:.1}", node.opens_per_second)]
+            })
+            .collect();
+        blank()?;
+        output::columns(&["OTHER NODE", ">LAST REPORT", ">OPENS/S"], &rows)?;
+    }
+    let rows: Vec<Vec<String>> = status
+        .services
+        .iter()
+        .map(|service| {
+            vec![
+                service.service.clone(),
+                service.mode.clone(),
+                service.policy.clone(),
+                format!("{}/{}", service.keys_taken, service.keys_taken + service.keys_left),
+                format!("{}/{}", service.eligible, service.endpoints),
+                format!("{:.0}", service.open),
+                service.max_over_mean.map_or("-".into(), |ratio| format!("{ratio:.2}")),
+                service.held_back.to_string(),
+            ]
+        })
+        .collect();
+    blank()?;
+    output::columns(
+        &["SERVICE", "MODE", "POLICY", ">KEYS", ">ENDPOINTS", ">OPEN", ">MAX/MEAN", ">HELD BACK"],
+        &rows,
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn blank() -> std::io::Result<()> {
+    use std::io::Write as _;
+    writeln!(std::io::stdout())
+}

@@ -91,7 +91,10 @@ pub fn build(config: &Config, node: &NodeName, horizon: Duration) -> Result<Box<
 
 /// A number of the node's own, from its name: nodes must not go through the endpoints in step (FNV-1a, folded).
 fn offset(node: &NodeName) -> u16 {
-    let hash = node.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash = node
+        .as_str()
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     (hash ^ (hash >> 16)) as u16
 }
 

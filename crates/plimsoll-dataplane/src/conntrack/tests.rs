@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::netlink::messages;
 
-/// A DNATed IPv4 TCP connection in zone 7, as the kernel tells of its end.
+/// A translated IPv4 TCP connection in zone 7, as the kernel tells of its end.
 fn sample(state: u8, zone: Option<u16>) -> Vec<u8> {
     let mut builder = Builder::new();
     let direction = |m: &mut Builder, kind, source: [u8; 4], destination: [u8; 4], ports: (u16, u16)| {

@@ -47,7 +47,9 @@ impl Tally {
             filter.translated = hosted.is_empty();
             kernel.dump(&filter, &mut |entry| {
                 let Some(endpoint) = entry.endpoint() else { return };
-                if !hosted.contains(&endpoint) && !(entry.is_translated() && sent.contains(&endpoint)) {
+                let joined =
+                    hosted.contains(&endpoint) || (entry.is_translated() && sent.contains(&endpoint));
+                if !joined {
                     return;
                 }
                 let flow = entry.flow();

@@ -295,7 +295,7 @@ impl Tally {
     /// Takes what ended, then reads every counter that can have changed. In this order an end that is known was
     /// opened in what is read.
     fn read_kernel(&mut self, kernel: &mut impl Kernel, now: Timestamp) -> Result<(), Error> {
-        self.take_ended(kernel, now)?;
+        let lost = self.take_ended(kernel)?;
         let mut values = Vec::new();
         kernel.read_counter(Counter::HostedClosedOld, &mut values)?;
         self.hosted.each(&values, Account::closed_old);
@@ -309,6 +309,12 @@ impl Tally {
             let Live { slot, opening, .. } = self.slots[place];
             self.read_pair(kernel, slot.pair, opening)?;
             self.slots[place].opening = place == 0;
+        }
+        if lost {
+            // Only now does each endpoint have an account at which something can have ended.
+            self.losses += 1;
+            self.hosted.accounts.values_mut().chain(self.sent.accounts.values_mut()).for_each(Account::lost);
+            self.measure_at(now);
         }
         let overdrawn = |side: &Side| side.accounts.values().any(Account::is_overdrawn);
         if self.measure.is_none() && (overdrawn(&self.hosted) || overdrawn(&self.sent)) {
@@ -333,7 +339,8 @@ impl Tally {
         Ok(())
     }
 
-    fn take_ended(&mut self, kernel: &mut impl Kernel, now: Timestamp) -> Result<(), Error> {
+    /// Whether some that ended are not known.
+    fn take_ended(&mut self, kernel: &mut impl Kernel) -> Result<bool, Error> {
         let bits = kernel.mark_bits();
         let ended = kernel.ended()?;
         for entry in &ended.entries {
@@ -346,12 +353,7 @@ impl Tally {
                 }
             });
         }
-        if ended.lost {
-            self.losses += 1;
-            self.hosted.accounts.values_mut().chain(self.sent.accounts.values_mut()).for_each(Account::lost);
-            self.measure_at(now);
-        }
-        Ok(())
+        Ok(ended.lost)
     }
 
     fn cell_of(&self, bits: MarkBits, mark: u32) -> usize {

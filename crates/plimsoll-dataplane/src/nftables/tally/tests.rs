@@ -151,7 +151,9 @@ impl Kernel for Fake {
             Counter::SentOpened(pair),
             Counter::SentClosed(pair),
         ];
-        of_pair.iter().for_each(|counter| drop(self.counters.remove(counter)));
+        for counter in of_pair {
+            self.counters.remove(&counter);
+        }
         Ok(())
     }
 
@@ -272,7 +274,9 @@ impl Play {
             }
             Step::Restart(meanwhile) => {
                 self.fake.counting = false;
-                meanwhile.into_iter().for_each(|act| self.fake.act(act));
+                for act in meanwhile {
+                    self.fake.act(act);
+                }
                 self.start();
             }
             Step::Deaf => self.fake.deaf = true,

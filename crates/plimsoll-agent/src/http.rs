@@ -31,7 +31,11 @@ pub(crate) struct Shared {
 }
 
 /// Serves until `stop`.
-pub(crate) async fn serve(listener: TcpListener, shared: Shared, stop: CancellationToken) -> Result<(), Error> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    shared: Shared,
+    stop: CancellationToken,
+) -> Result<(), Error> {
     let router = Router::new()
         .route("/healthz", get(livez))
         .route("/livez", get(livez))
@@ -107,12 +111,16 @@ async fn config(State(shared): State<Shared>) -> Response {
 }
 
 async fn unknown() -> Response {
-    let what = "no such page; there are /livez /readyz /metrics /v1/status /v1/explain?service=NAME /v1/config";
+    let what =
+        "no such page; there are /livez /readyz /metrics /v1/status /v1/explain?service=NAME /v1/config";
     problem(StatusCode::NOT_FOUND, what.into())
 }
 
 /// Asks the owner; an owner that does not answer within two seconds is as good as dead.
-async fn ask<T>(shared: &Shared, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Response> {
+async fn ask<T>(
+    shared: &Shared,
+    question: impl FnOnce(oneshot::Sender<T>) -> Question,
+) -> Result<T, Response> {
     let (to, answer) = oneshot::channel();
     let asked = async {
         shared.questions.send(question(to)).await.ok()?;
@@ -120,7 +128,10 @@ async fn ask<T>(shared: &Shared, question: impl FnOnce(oneshot::Sender<T>) -> Qu
     };
     match tokio::time::timeout(std::time::Duration::from_secs(2), asked).await {
         Ok(Some(answer)) => Ok(answer),
-        _ => Err(problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping or stuck; see its log".into())),
+        _ => Err(problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the agent is stopping or stuck; see its log".into(),
+        )),
     }
 }
 

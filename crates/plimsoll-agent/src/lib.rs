@@ -13,4 +13,4 @@ mod http;
 mod run;
 
 pub use config::{Config, ConfigError};
-pub use run::{run, Error};
+pub use run::{Error, run};

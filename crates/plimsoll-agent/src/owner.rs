@@ -93,16 +93,22 @@ impl Owner {
         }
         for command in self.balancer.on(self.clock.now(), event) {
             match command {
-                Command::Publish(report) => self.lose_if_full("report", |owner| owner.reports.try_send(report).is_ok()),
-                Command::Apply(plan) => self.lose_if_full("plan", |owner| owner.plans.try_send(plan).is_ok()),
+                Command::Publish(report) => {
+                    let sent = self.reports.try_send(report).is_ok();
+                    self.count_lost("report", sent);
+                }
+                Command::Apply(plan) => {
+                    let sent = self.plans.try_send(plan).is_ok();
+                    self.count_lost("plan", sent);
+                }
                 Command::Tell(notice) => self.tell(&notice),
             }
         }
     }
 
     /// A report that finds no room is replaced by the next one. A plan always finds room: one is under way at most.
-    fn lose_if_full(&mut self, kind: &'static str, send: impl FnOnce(&Owner) -> bool) {
-        if !send(self) {
+    fn count_lost(&self, kind: &'static str, sent: bool) {
+        if !sent {
             self.metrics.dropped.get_or_create(&Kind { kind }).inc();
         }
     }
@@ -165,7 +171,11 @@ fn fits(name: &str, id: &ServiceId) -> bool {
     let bare = id.name.rsplit('/').next().unwrap_or(&id.name);
     let full = id.to_string();
     let with_port = |name: &str| format!("{name}:{}", id.port);
-    name == full || name == &*id.name || name == bare || name == with_port(&id.name) || name == with_port(bare)
+    name == full
+        || name == &*id.name
+        || name == bare
+        || name == with_port(&id.name)
+        || name == with_port(bare)
 }
 
 fn kind(event: &Event) -> &'static str {

@@ -90,8 +90,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let (questions, asked) = mpsc::channel(QUESTIONS);
     let store = plimsoll_store::build(config.store.clone(), node.clone()).await?;
     let (store_health, health_of_store) = watch::channel(store.health());
-    let thread =
-        Thread { interval, plans: to_apply, events: events.clone(), metrics: metrics.clone() };
+    let thread = Thread { interval, plans: to_apply, events: events.clone(), metrics: metrics.clone() };
     let build = {
         let config = config.dataplane.clone();
         let node = node.clone();
@@ -135,7 +134,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
             Ok(())
         }
     });
-    tasks.spawn(STORE, adapters::store::run(store, to_publish, events, store_health, metrics, goodbye.clone()));
+    tasks.spawn(
+        STORE,
+        adapters::store::run(store, to_publish, events, store_health, metrics, goodbye.clone()),
+    );
     tasks.spawn(DATAPLANE, async move { Ok(dataplane_ended.await.unwrap_or(Ok(()))?) });
     tasks.spawn(API, http::serve(listener, shared, last.clone()));
     tokio::select! {

@@ -164,5 +164,5 @@ pub fn summary(explanation: &Explanation) -> ServiceSummary {
 
 /// Whether a limit is the guard's, as opposed to one that comes and goes with the load.
 pub fn is_held_back(limit: Option<&str>) -> bool {
-    matches!(limit, Some("failing" | "recovering" | "no-evidence" | "frozen"))
+    matches!(limit, Some("failing" | "recovering" | "frozen"))
 }

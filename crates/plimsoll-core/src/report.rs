@@ -51,9 +51,7 @@ pub fn build(node: &NodeName, loads: &Loads, is_hosted_elsewhere: impl Fn(&Endpo
         hosted: loads.hosted().map(|(endpoint, load)| summarise(endpoint, load)).collect(),
         sent: loads
             .sent()
-            .filter(|(endpoint, _)| {
-                loads.hosted_load(endpoint).is_none() && !is_hosted_elsewhere(endpoint)
-            })
+            .filter(|(endpoint, _)| loads.hosted_load(endpoint).is_none() && !is_hosted_elsewhere(endpoint))
             .map(|(endpoint, load)| summarise(endpoint, load))
             .collect(),
     }

@@ -69,11 +69,18 @@ pub(crate) fn run(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 fn log(options: &Options) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&options.log)
-        .with_context(|| format!("--log {:?} is not a filter; try `info` or `plimsoll=debug`", options.log))?;
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(output::wants_colour(&std::io::stderr()));
-    if options.log_json { builder.json().init() } else { builder.init() }
+    let filter = EnvFilter::try_new(&options.log).with_context(|| {
+        format!("--log {:?} is not a filter; try `info` or `plimsoll=debug`", options.log)
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(output::wants_colour(&std::io::stderr()));
+    if options.log_json {
+        builder.json().init()
+    } else {
+        builder.init()
+    }
     Ok(())
 }
 

@@ -10,7 +10,10 @@ use crate::{agent, demo, doctor, explain, status, top};
 ///
 /// Plimsoll balances the connections of Services by the load of their endpoints, on every node, in the kernel.
 #[derive(Debug, Parser)]
-#[command(name = "plimsoll", version, after_help = "\
+#[command(
+    name = "plimsoll",
+    version,
+    after_help = "\
 Exit codes: 0 fine; 1 it failed, the message says why; 2 wrong usage; \
 3 doctor found something that keeps Plimsoll from working, or the demo saw a promise broken.
 
@@ -18,7 +21,8 @@ Examples:
   plimsoll demo                      watch a cluster of three nodes become even, in namespaces of its own
   plimsoll agent --config FILE       run the agent of this node
   plimsoll explain shop/web          why does each endpoint have its weight?
-  plimsoll doctor                    can this host run it, and what stands in the way?")]
+  plimsoll doctor                    can this host run it, and what stands in the way?"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,

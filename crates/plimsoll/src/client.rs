@@ -28,9 +28,9 @@ impl Agent {
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, self.fetch(path))
-                .await
-                .with_context(|| format!("the agent at {} did not answer within 5 s; see its log", self.agent))?
+            tokio::time::timeout(PATIENCE, self.fetch(path)).await.with_context(|| {
+                format!("the agent at {} did not answer within 5 s; see its log", self.agent)
+            })?
         })
     }
 
@@ -44,7 +44,9 @@ impl Agent {
         let response = sender.send_request(request).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("the answer of {} broke off: {error}", self.agent))?.to_bytes();
+        let body = body
+            .map_err(|error| anyhow::anyhow!("the answer of {} broke off: {error}", self.agent))?
+            .to_bytes();
         connection.abort();
         if !status.is_success() {
             match serde_json::from_slice::<Problem>(&body) {

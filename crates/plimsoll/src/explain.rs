@@ -57,7 +57,18 @@ fn show(explanation: &Explanation) -> std::io::Result<()> {
     writeln!(out)?;
     let rows: Vec<Vec<String>> = explanation.endpoints.iter().map(row).collect();
     output::columns(
-        &["ENDPOINT", "NODE", ">SHARE", ">FAIR", ">OPEN", ">OURS", ">LEVEL", "REPORTED BY", ">AGE", "BECAUSE"],
+        &[
+            "ENDPOINT",
+            "NODE",
+            ">SHARE",
+            ">FAIR",
+            ">OPEN",
+            ">OURS",
+            ">LEVEL",
+            "REPORTED BY",
+            ">AGE",
+            "BECAUSE",
+        ],
         &rows,
     )
 }

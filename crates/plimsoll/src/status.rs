@@ -27,7 +27,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         output::json(&status)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let ready = if status.ready { "ready".into() } else { format!("waiting for {}", status.waiting_for.join(", ")) };
+    let ready =
+        if status.ready { "ready".into() } else { format!("waiting for {}", status.waiting_for.join(", ")) };
     let head = vec![vec![
         status.node.clone(),
         ready,
@@ -42,7 +43,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             .nodes
             .iter()
             .map(|node| {
-                vec![node.node.clone(), seconds(Some(node.age_seconds)), format!("{:.1}", node.opens_per_second)]
+                vec![
+                    node.node.clone(),
+                    seconds(Some(node.age_seconds)),
+                    format!("{:.1}", node.opens_per_second),
+                ]
             })
             .collect();
         blank()?;

@@ -24,12 +24,15 @@ pub(crate) struct Thread {
 /// A part of the interval by which reads are moved at random, so that nodes do not fall into step.
 const JITTER: f64 = 0.05;
 
+/// How something on the thread ended.
+pub(crate) type Outcome = oneshot::Receiver<Result<(), Error>>;
+
 /// Makes the dataplane on a thread of its own and runs it there until the plans end, then withdraws it. The first
 /// answer says whether it could be made, the second how it ended.
 pub(crate) fn spawn(
     build: impl FnOnce() -> Result<Box<dyn Dataplane>, Error> + Send + 'static,
     thread: Thread,
-) -> std::io::Result<(oneshot::Receiver<Result<(), Error>>, oneshot::Receiver<Result<(), Error>>)> {
+) -> std::io::Result<(Outcome, Outcome)> {
     let (made, is_made) = oneshot::channel();
     let (ended, has_ended) = oneshot::channel();
     let runtime = Handle::current();
@@ -54,14 +57,16 @@ impl Thread {
         let mut next_read = Instant::now() + self.interval.mul_f64(rand::random());
         loop {
             let deadline = tokio::time::Instant::from_std(next_read);
-            let received = runtime.block_on(async { tokio::time::timeout_at(deadline, self.plans.recv()).await });
+            let received =
+                runtime.block_on(async { tokio::time::timeout_at(deadline, self.plans.recv()).await });
             match received {
                 Ok(Some(plan)) => self.apply(dataplane, &plan)?,
                 Ok(None) => return Ok(()),
                 Err(_) => {}
             }
             if Instant::now() >= next_read {
-                next_read = Instant::now() + self.interval.mul_f64(rand::rng().random_range(1.0 - JITTER..1.0 + JITTER));
+                next_read = Instant::now()
+                    + self.interval.mul_f64(rand::rng().random_range(1.0 - JITTER..1.0 + JITTER));
                 self.read(dataplane)?;
             }
         }

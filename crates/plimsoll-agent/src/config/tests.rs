@@ -48,7 +48,7 @@ fn errors_name_line_and_field() {
 
 #[test]
 fn a_lease_must_outlive_three_ticks() {
-    refused(&with("dataplane: {nftables: {lease: 1s}}"), &["lease", "1s", "1s500ms"]);
+    refused(&with("dataplane: {nftables: {lease: 1s}}"), &["lease", "1s", "three renewals of 500ms"]);
     check(&with("dataplane: {nftables: {lease: 1500ms}}")).unwrap();
 }
 

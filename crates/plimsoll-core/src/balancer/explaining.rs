@@ -40,9 +40,15 @@ impl Balancer {
             .collect()
     }
 
-    fn explain_endpoint(&self, now: Timestamp, balanced: &Balanced, endpoint: &Endpoint) -> EndpointExplanation {
+    fn explain_endpoint(
+        &self,
+        now: Timestamp,
+        balanced: &Balanced,
+        endpoint: &Endpoint,
+    ) -> EndpointExplanation {
         let decided = |(row, _): &(&Row, &Share)| row.endpoint == endpoint.id;
-        let decision = balanced.cluster.decisions().find(decided).or(balanced.local.decisions().find(decided));
+        let decision =
+            balanced.cluster.decisions().find(decided).or(balanced.local.decisions().find(decided));
         let figures = self.view.figures(now, &self.loads, &endpoint.id);
         let row = decision.map(|(row, _)| row);
         let share = decision.map(|(_, share)| share);

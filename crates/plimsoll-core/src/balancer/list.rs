@@ -85,12 +85,13 @@ impl List {
         self.rows.iter().zip(&self.shares)
     }
 
-    /// The guard's hold on each endpoint, as of the last decision.
+    /// The guard's hold on each endpoint, as of the last decision. That connections do not last like those of the
+    /// peers is no hold: with few of them it comes and goes by chance.
     pub(super) fn held(&self) -> impl Iterator<Item = (EndpointId, Option<Limit>)> {
         self.decisions().map(|(row, share)| {
-            let held = share.limit.filter(|limit| {
-                matches!(limit, Limit::Failing | Limit::NoEvidence | Limit::Recovering | Limit::Frozen)
-            });
+            let held = share
+                .limit
+                .filter(|limit| matches!(limit, Limit::Failing | Limit::Recovering | Limit::Frozen));
             (row.endpoint, held)
         })
     }

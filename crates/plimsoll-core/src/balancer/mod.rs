@@ -14,7 +14,9 @@ use crate::load::{Counts, Filter, Loads, Sample};
 use crate::plan::{self, Plan};
 use crate::policy::{self, Limit};
 use crate::report::{self, Report};
-use crate::service::{EndpointId, Here, Key, NodeName, PolicyKind, Service, ServiceChange, ServiceId, TrafficPolicy};
+use crate::service::{
+    EndpointId, Here, Key, NodeName, PolicyKind, Service, ServiceChange, ServiceId, TrafficPolicy,
+};
 use crate::table::{self, Left, ServiceTable, Table};
 use crate::time::Timestamp;
 use crate::view::{self, View};
@@ -201,24 +203,24 @@ impl Balancer {
                 let gone: Vec<ServiceId> =
                     self.services.keys().filter(|id| !present.contains(id)).cloned().collect();
                 for service in &services {
-                    self.set(now, service.clone());
+                    self.set(now, service);
                 }
                 for id in gone {
                     self.remove(&id);
                 }
             }
-            ServiceChange::Set(service) => self.set(now, service),
+            ServiceChange::Set(service) => self.set(now, &service),
             ServiceChange::Remove(id) => self.remove(&id),
         }
         // What clients can reach must follow at once, not at the next tick.
         self.decide(now, commands);
     }
 
-    fn set(&mut self, now: Timestamp, service: Arc<Service>) {
+    fn set(&mut self, now: Timestamp, service: &Arc<Service>) {
         self.differs = true;
         let id = service.id.clone();
         let before = self.services.get(&id).map(|balanced| balanced.service.clone());
-        if before.as_ref() == Some(&service) {
+        if before.as_ref() == Some(service) {
             return;
         }
         for endpoint in &service.endpoints {
@@ -246,13 +248,14 @@ impl Balancer {
             held: BTreeMap::new(),
         });
         balanced.service = service.clone();
-        balanced.needs_local = [service.internal_policy, service.external_policy].contains(&TrafficPolicy::Local);
-        balanced.cluster.set_members(now, &service, &eligible::cluster(&service, &self.here));
+        balanced.needs_local =
+            [service.internal_policy, service.external_policy].contains(&TrafficPolicy::Local);
+        balanced.cluster.set_members(now, service, &eligible::cluster(service, &self.here));
         if balanced.needs_local {
-            balanced.local.set_members(now, &service, &eligible::local(&service, &self.here));
+            balanced.local.set_members(now, service, &eligible::local(service, &self.here));
         }
         if let Some(before) = before {
-            self.retire(&id, &before, Some(&service));
+            self.retire(&id, &before, Some(service));
         }
         self.due.insert(id);
     }
@@ -270,7 +273,11 @@ impl Balancer {
     fn retire(&mut self, id: &ServiceId, before: &Service, after: Option<&Service>) {
         for endpoint in &before.endpoints {
             let kept = after.and_then(|after| {
-                after.endpoints.binary_search_by_key(&endpoint.id, |kept| kept.id).ok().map(|i| &after.endpoints[i])
+                after
+                    .endpoints
+                    .binary_search_by_key(&endpoint.id, |kept| kept.id)
+                    .ok()
+                    .map(|i| &after.endpoints[i])
             });
             if kept.is_none() {
                 let users = self.users.entry(endpoint.id).or_default();
@@ -436,7 +443,11 @@ impl Balanced {
             commands.push(Command::Tell(Notice::Taken { service: service.clone(), key: entry.key }));
         }
         for (key, reason) in left.iter().filter(|left| !self.left.contains(left)) {
-            commands.push(Command::Tell(Notice::Left { service: service.clone(), key: *key, reason: *reason }));
+            commands.push(Command::Tell(Notice::Left {
+                service: service.clone(),
+                key: *key,
+                reason: *reason,
+            }));
         }
         self.keys = keys;
         self.left = left;

@@ -9,9 +9,7 @@ pub fn cluster(service: &Service, here: &Here) -> Vec<usize> {
     if ready.is_empty() {
         return select(service, still_serves);
     }
-    by_node_hint(service, &ready, here)
-        .or_else(|| by_zone_hint(service, &ready, here))
-        .unwrap_or(ready)
+    by_node_hint(service, &ready, here).or_else(|| by_zone_hint(service, &ready, here)).unwrap_or(ready)
 }
 
 /// Indices of the endpoints on this node, for traffic that must not leave it; hints do not apply.

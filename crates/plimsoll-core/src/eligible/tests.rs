@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::service::{
-    Conditions, EndpointId, Family, Mode, NodeName, Protocol, ServiceId, TrafficPolicy,
-};
+use crate::service::{Conditions, EndpointId, Family, Mode, NodeName, Protocol, ServiceId, TrafficPolicy};
 
 /// An endpoint in a line: `r` ready, `s` serving, `t` terminating, `@node`, `~zone hint`, `^node hint`.
 fn endpoint(i: usize, text: &str) -> Endpoint {

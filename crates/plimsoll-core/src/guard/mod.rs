@@ -178,12 +178,18 @@ impl Guard {
                     watch.standing = Standing::Fine;
                     watch.since = 0.0;
                 }
-                Standing::Recovering => {}
                 Standing::Fine if watch.since >= CLEAN => watch.relapses = 0,
-                Standing::Fine => {}
+                Standing::Recovering | Standing::Fine => {}
             }
         }
         let aside = watches.iter().filter(|watch| watch.standing != Standing::Fine).count();
+        // Others went: those that were set aside first are needed again.
+        for _ in watches.len() / 2..aside {
+            let held = watches.iter_mut().filter(|watch| watch.standing != Standing::Fine);
+            if let Some(first) = held.reduce(|a, b| if b.since > a.since { b } else { a }) {
+                first.turn(Standing::Fine);
+            }
+        }
         for _ in aside..watches.len() / 2 {
             let suspects = watches.iter_mut().filter(|watch| watch.standing == Standing::Fine);
             let worst =
@@ -215,47 +221,54 @@ impl Guard {
         true
     }
 
+    /// The most that an endpoint may have because it is held back, if it is.
+    fn held_back(&self, group: &Group<'_>, row: &Row, watch: &Watch, target: f64) -> Option<(f64, Limit)> {
+        let Parameters { floor, recovery_seconds, .. } = self.parameters;
+        let (part, why) = match watch.standing {
+            Standing::Failing => (floor, Limit::Failing),
+            Standing::Recovering => (ease_in(watch.since / recovery_seconds, 1.0), Limit::Recovering),
+            Standing::Fine => (f64::INFINITY, Limit::NoEvidence),
+        };
+        let slow_start = group.slow_start.as_secs_f64();
+        let age = figure(row.seconds_eligible).unwrap_or(0.0) / slow_start;
+        let eased = if row.seconds_eligible < slow_start { ease_in(age, EASED_IN) } else { f64::INFINITY };
+        let (part, why) = if eased < part { (eased, Limit::SlowStart) } else { (part, why) };
+        part.is_finite().then(|| (target * part.max(floor), why))
+    }
+
     /// Brings the shares within their bounds.
     fn limit(&mut self, group: &Group<'_>, shares: &mut [Share], frozen: bool) {
-        let Parameters { floor, recovery_seconds, .. } = self.parameters;
         let watches = self.memory.values();
-        let failing = |watch: &Watch| watch.standing == Standing::Failing;
-        // Targets among those that are not set aside: they share what the others may not have.
-        let set_aside: f64 =
-            shares.iter().zip(watches).filter(|(_, w)| failing(w)).map(|(share, _)| share.target).sum();
-        let more = (1.0 - floor * set_aside) / (1.0 - set_aside).max(1e-9);
-        let slow_start = group.slow_start.as_secs_f64();
-        self.lines.clear();
+        let floor = self.parameters.floor;
+        // Those that are held back below their targets leave the rest to the others, in proportion.
+        let (mut held, mut others) = (0.0, 0.0);
+        for ((row, watch), share) in group.rows.iter().zip(watches).zip(shares.iter()) {
+            match self.held_back(group, row, watch, share.target) {
+                Some((most, _)) if most < share.target => held += most,
+                _ => others += share.target,
+            }
+        }
+        let more = if others > 0.0 { (1.0 - held) / others } else { 1.0 };
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.clear();
         self.causes.clear();
         for ((row, watch), share) in group.rows.iter().zip(watches).zip(shares.iter()) {
-            let wanted = if share.share > 0.0 { share.share } else { floor * share.target };
-            let target = share.target * more;
             let least = floor * share.target;
-            let mut most = f64::INFINITY;
-            let mut cause = None;
-            let mut at_most = |bound: f64, why: Limit| {
-                if bound < most {
-                    (most, cause) = (bound, Some(why));
-                }
-            };
-            match watch.standing {
-                Standing::Failing => at_most(least, Limit::Failing),
-                Standing::Recovering => {
-                    at_most(target * ease_in(watch.since / recovery_seconds, 1.0), Limit::Recovering);
-                }
-                Standing::Fine => {}
-            }
+            let wanted = if share.share > 0.0 { share.share } else { least };
+            let held_back = self.held_back(group, row, watch, share.target);
+            let (mut most, mut cause) = held_back.map_or((1.0, None), |(most, why)| (most, Some(why)));
             if !frozen && watch.standing != Standing::Failing {
+                let target = share.target * more;
                 let trust = watch.evidence.trust(Signs::of(row, 0.0), self.peers);
-                at_most(target + trust * (wanted * more - target).max(0.0), Limit::NoEvidence);
+                let earned = target + trust * (wanted * more - target).max(0.0);
+                if earned < most {
+                    (most, cause) = (earned, Some(Limit::NoEvidence));
+                }
             }
-            if row.seconds_eligible < slow_start {
-                let age = figure(row.seconds_eligible).unwrap_or(0.0) / slow_start;
-                at_most(target * ease_in(age, EASED_IN), Limit::SlowStart);
-            }
-            self.lines.push(Line { start: 0.0, slope: wanted, least, most: most.min(1.0).max(least) });
+            lines.push(Line { start: 0.0, slope: wanted, least, most: most.min(1.0).max(least) });
             self.causes.push(cause);
         }
+        self.lines = lines;
         let within = self.lines.iter().all(|line| line.slope >= line.least && line.slope <= line.most);
         let level = if within { 1.0 } else { pour(&self.lines) };
         let sum: f64 = self.lines.iter().map(|line| line.at(level)).sum();

@@ -116,13 +116,7 @@ pub struct Loads {
 impl Loads {
     /// Nothing measured yet.
     pub fn new(filter: Filter) -> Loads {
-        Loads {
-            filter,
-            hosted: BTreeMap::new(),
-            sent: BTreeMap::new(),
-            updated: None,
-            opens_per_second: 0.0,
-        }
+        Loads { filter, hosted: BTreeMap::new(), sent: BTreeMap::new(), updated: None, opens_per_second: 0.0 }
     }
 
     /// Takes in what the dataplane counted at `now`.
@@ -135,8 +129,7 @@ impl Loads {
         if let Some(elapsed) = elapsed.filter(|elapsed| *elapsed > 0.0) {
             let opened: u64 = self.sent.values().map(|meter| meter.opened).sum();
             let rate = opened.saturating_sub(opened_before) as f64 / elapsed;
-            self.opens_per_second +=
-                gain(elapsed, NODE_RATE_TIME_CONSTANT) * (rate - self.opens_per_second);
+            self.opens_per_second += gain(elapsed, NODE_RATE_TIME_CONSTANT) * (rate - self.opens_per_second);
         }
     }
 
@@ -213,9 +206,11 @@ fn update(
     for count in counts {
         let failed = count.refused + count.unanswered;
         let (young, middle) = by_age(count, slots, filter.horizon.as_secs_f64());
-        let meter = meters
-            .entry(count.endpoint)
-            .or_insert_with(|| Meter { opened: count.opened, failed, ..Meter::default() });
+        let meter = meters.entry(count.endpoint).or_insert_with(|| Meter {
+            opened: count.opened,
+            failed,
+            ..Meter::default()
+        });
         if let Some(elapsed) = elapsed.filter(|elapsed| *elapsed > 0.0) {
             let gain = gain(elapsed, filter.time_constant.as_secs_f64());
             // A total that fell began anew: the endpoint left and came back.

@@ -94,7 +94,7 @@ impl LvsFeedback {
 impl Policy for LvsFeedback {
     fn decide(&mut self, group: &Group<'_>, shares: &mut Vec<Share>) {
         shares.clear();
-        nominal_capacities(group.rows, &mut self.nominal);
+        nominal_capacities(group.rows.iter().map(|row| row.capacity), &mut self.nominal);
         let capacity: f64 = self.nominal.iter().sum();
         let unit = START * group.rows.len() as f64 / capacity;
         let nominal = &self.nominal;

@@ -163,14 +163,11 @@ pub(crate) fn median(values: &mut [f64]) -> Option<f64> {
     Some(f64::midpoint(upper, values[(values.len() - 1) / 2]))
 }
 
-/// The nominal capacity of each row into `nominal`; where it is missing the median of the known, or 1.
-pub(crate) fn nominal_capacities(rows: &[Row], nominal: &mut Vec<f64>) {
+/// The nominal capacity of each endpoint into `nominal`; where it is missing the median of the known, or 1.
+pub(crate) fn nominal_capacities(stated: impl Iterator<Item = Option<f64>> + Clone, nominal: &mut Vec<f64>) {
     nominal.clear();
-    nominal.extend(rows.iter().filter_map(|row| capacity(row.capacity)));
-    if nominal.len() == rows.len() {
-        return;
-    }
+    nominal.extend(stated.clone().filter_map(capacity));
     let missing = median(nominal).unwrap_or(1.0);
     nominal.clear();
-    nominal.extend(rows.iter().map(|row| capacity(row.capacity).unwrap_or(missing)));
+    nominal.extend(stated.map(|stated| capacity(stated).unwrap_or(missing)));
 }

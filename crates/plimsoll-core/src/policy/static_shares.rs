@@ -9,7 +9,7 @@ pub(super) struct StaticShares {
 
 impl Policy for StaticShares {
     fn decide(&mut self, group: &Group<'_>, shares: &mut Vec<Share>) {
-        nominal_capacities(group.rows, &mut self.nominal);
+        nominal_capacities(group.rows.iter().map(|row| row.capacity), &mut self.nominal);
         let sum: f64 = self.nominal.iter().sum();
         shares.clear();
         shares.extend(self.nominal.iter().map(|&capacity| {

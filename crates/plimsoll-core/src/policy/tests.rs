@@ -1,7 +1,8 @@
 //! What holds for every policy.
 
-use crate::service::PolicyKind as Kind;
 use proptest::prelude::*;
+
+use crate::service::PolicyKind as Kind;
 
 use super::*;
 use crate::service::Protocol;

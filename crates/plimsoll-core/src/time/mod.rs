@@ -105,7 +105,10 @@ impl fmt::Display for Span {
         if self.0 < Duration::from_millis(1) {
             return f.write_str("0s");
         }
-        parts.iter().filter(|(number, _)| *number > 0).try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
+        parts
+            .iter()
+            .filter(|(number, _)| *number > 0)
+            .try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
     }
 }
 

@@ -12,7 +12,8 @@ fn spans_read_what_they_write() {
 
 #[test]
 fn what_is_no_length_of_time_is_refused() {
-    for text in ["", "10", "s", "1.5s", "-1s", "10 s", "99999999999999999999s", "18446744073709551615h", "1d"] {
+    for text in ["", "10", "s", "1.5s", "-1s", "10 s", "99999999999999999999s", "18446744073709551615h", "1d"]
+    {
         assert_eq!(Span::parse(text), None, "{text}");
     }
 }

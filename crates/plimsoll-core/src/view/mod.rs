@@ -112,13 +112,7 @@ pub struct View {
 impl View {
     /// An empty view of the node `here`.
     pub fn new(here: NodeName, parameters: Parameters) -> View {
-        View {
-            here,
-            parameters,
-            nodes: BTreeMap::new(),
-            records: BTreeMap::new(),
-            history: VecDeque::new(),
-        }
+        View { here, parameters, nodes: BTreeMap::new(), records: BTreeMap::new(), history: VecDeque::new() }
     }
 
     /// Takes up an endpoint, or learns that another node hosts it now.
@@ -156,11 +150,10 @@ impl View {
             loads.sent().map(|(endpoint, load)| (endpoint, sent_of(load))).collect();
         if let Some((_, before)) = self.history.back() {
             for (endpoint, _) in before {
-                if sent.binary_search_by_key(endpoint, |(id, _)| *id).is_err() {
-                    if let Some(record) = self.records.get_mut(endpoint) {
-                        record.sent = Sent::default();
-                        changed(endpoint);
-                    }
+                let is_gone = sent.binary_search_by_key(endpoint, |(id, _)| *id).is_err();
+                if let Some(record) = self.records.get_mut(endpoint).filter(|_| is_gone) {
+                    record.sent = Sent::default();
+                    changed(endpoint);
                 }
             }
         }
@@ -208,7 +201,8 @@ impl View {
 
     /// Forgets the reports of nodes that have been silent for so long that nothing is left of them.
     pub fn expire(&mut self, now: Timestamp) {
-        let limit = Duration::from_secs_f64(self.parameters.trust_seconds + 20.0 * self.parameters.shrink_seconds);
+        let limit =
+            Duration::from_secs_f64(self.parameters.trust_seconds + 20.0 * self.parameters.shrink_seconds);
         self.nodes.retain(|_, node| now.since(node.measured) < limit);
     }
 
@@ -245,7 +239,8 @@ impl View {
     /// The group's rows, aligned with `members`: merged, stale figures shrunk towards the fair split.
     pub fn rows(&self, now: Timestamp, loads: &Loads, members: &[Member], rows: &mut Vec<Row>) {
         rows.clear();
-        let fair = fair_capacities(members);
+        let mut fair = Vec::with_capacity(members.len());
+        policy::nominal_capacities(members.iter().map(|member| member.capacity), &mut fair);
         let mut others: Vec<Others> = Vec::with_capacity(members.len());
         for member in members {
             let figures = self.figures(now, loads, &member.endpoint);
@@ -388,20 +383,6 @@ fn shrink_optional(
             *value = kappa * *value + (1.0 - kappa) * split;
         }
     }
-}
-
-/// Capacities to split by: those known, and the median of the known (or 1) for the others.
-pub fn fair_capacities(members: &[Member]) -> Vec<f64> {
-    let sane = |capacity: &f64| capacity.is_finite() && *capacity > 0.0;
-    let mut known: Vec<f64> =
-        members.iter().filter_map(|member| member.capacity).filter(sane).collect();
-    known.sort_by(f64::total_cmp);
-    let median = match known.len() {
-        0 => 1.0,
-        n if n % 2 == 1 => known[n / 2],
-        n => (known[n / 2 - 1] + known[n / 2]) / 2.0,
-    };
-    members.iter().map(|member| member.capacity.filter(sane).unwrap_or(median)).collect()
 }
 
 /// The host's total carried forward by what this node changed since: `oth = n(report) - own(then)`, `n = oth +

@@ -4,9 +4,9 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use plimsoll_core::service::{Mode, PolicyKind, Protocol, TrafficPolicy};
+use plimsoll_core::time::Span;
 use schemars::JsonSchema;
 use serde::de::{self, Visitor};
 
@@ -145,45 +145,6 @@ impl<'de> serde::Deserialize<'de> for Address {
             }
         }))
     }
-}
-
-/// A length of time: whole numbers with units, `250ms`, `10s`, `1m30s`, `3h`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
-#[schemars(with = "String")]
-pub struct Span(pub Duration);
-
-impl<'de> serde::Deserialize<'de> for Span {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
-        deserializer.deserialize_str(FromText("a length of time", |text| {
-            span(text).map(Span).ok_or_else(|| {
-                format!(
-                    "`{text}` is not a length of time; write whole numbers with units, as in `10s` or `1h30m`"
-                )
-            })
-        }))
-    }
-}
-
-/// Reads `1h30m`; `None` where it is not a length of time or does not fit.
-fn span(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() || text.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        let after = &rest[digits..];
-        let letters = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
-        let one = match &after[..letters] {
-            "ms" => Duration::from_millis(number),
-            "s" => Duration::from_secs(number),
-            "m" => Duration::from_secs(number.checked_mul(60)?),
-            "h" => Duration::from_secs(number.checked_mul(3600)?),
-            _ => return None,
-        };
-        total = total.checked_add(one)?;
-        rest = &after[letters..];
-    }
-    Some(total)
 }
 
 /// Reads a scalar by a function of its text; what it expects, and how it reads it.

@@ -29,6 +29,17 @@ pub(crate) enum Took {
     Odd,
 }
 
+/// What of full reports ever arrived; changes alone say nothing of the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Basis {
+    #[default]
+    Nothing,
+    /// Some parts.
+    Partial,
+    /// All parts of one.
+    Whole,
+}
+
 /// The newest figures of one process of another node.
 #[derive(Debug, Default)]
 pub(crate) struct Incoming {
@@ -44,8 +55,7 @@ pub(crate) struct Incoming {
     opens_per_second: f32,
     /// Whether parts arrived that were not handed out.
     pending: bool,
-    /// Whether a full report was ever whole.
-    complete: bool,
+    basis: Basis,
     /// How many reports in a row had something missing.
     missed: u64,
 }
@@ -69,6 +79,7 @@ impl Incoming {
         self.missing -= 1;
         self.pending = true;
         if part.full {
+            self.basis = self.basis.max(Basis::Partial);
             self.clear_run(&part);
         }
         for record in part.records {
@@ -85,7 +96,7 @@ impl Incoming {
             return Took::Some;
         }
         if self.full {
-            self.complete = true;
+            self.basis = Basis::Whole;
         }
         if self.full || self.missed < MISSED {
             self.missed = 0;
@@ -124,9 +135,15 @@ impl Incoming {
         }
     }
 
-    /// The report as far as it is known, if anything arrived since the last call.
+    /// Whether parts arrived since the last [`Self::hand_out`].
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending
+    }
+
+    /// The report as far as it is known, if anything arrived since the last call. Endpoints whose part of a full
+    /// report is still to come are missing.
     pub(crate) fn hand_out(&mut self, now: Timestamp, node: &NodeName) -> Option<Report> {
-        if !std::mem::take(&mut self.pending) {
+        if !std::mem::take(&mut self.pending) || self.basis == Basis::Nothing {
             return None;
         }
         let of = |list: List| {
@@ -147,7 +164,7 @@ impl Incoming {
 
     /// Whether the node should be asked for a full report.
     pub(crate) fn needs_full(&self) -> bool {
-        !self.complete || self.missed >= MISSED
+        self.basis < Basis::Whole || self.missed >= MISSED
     }
 
     /// Which report the newest part was of.

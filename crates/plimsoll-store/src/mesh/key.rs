@@ -93,7 +93,7 @@ pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Key>, KeyError> {
 }
 
 fn decode(text: &str) -> Result<[u8; KEY_BYTES], String> {
-    let hex = text.len() % 2 == 0 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let hex = text.len().is_multiple_of(2) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let bytes = if hex && text.len() != 44 { decode_hex(text) } else { decode_base64(text) };
     let bytes = bytes.ok_or_else(|| "neither hex nor base64".to_owned())?;
     let length = bytes.len();

@@ -139,7 +139,7 @@ impl KeyRing {
         self.0.iter().any(|key| key.id == header.key_id)
     }
 
-    /// Opens a datagram in place. `cached` is the opener that served the sender last, if any; the one that did
+    /// Opens a datagram into a buffer. `cached` is the opener that served the sender last, if any; the one that did
     /// now is left in it.
     pub(crate) fn open<'a>(
         &self,

@@ -258,8 +258,7 @@ impl Task {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let wake =
-                self.origin + Duration::from_nanos(self.machine.next_wake().as_nanos()).min(LOOK * 86_400);
+            let wake = self.origin + Duration::from_nanos(self.machine.next_wake().as_nanos());
             tokio::select! {
                 received = self.socket.recv_from(&mut buffer) => self.received(received, &buffer)?,
                 _ = &mut leave => {
@@ -358,18 +357,18 @@ impl Task {
 #[derive(Debug)]
 struct Keys {
     path: Option<PathBuf>,
-    keys: Vec<key::Key>,
+    known: Vec<key::Key>,
     trouble: Option<String>,
 }
 
 impl Keys {
     fn open(path: Option<PathBuf>) -> Result<Keys, Error> {
-        let keys = path.as_deref().map(key::read).transpose()?.unwrap_or_default();
-        Ok(Keys { path, keys, trouble: None })
+        let known = path.as_deref().map(key::read).transpose()?.unwrap_or_default();
+        Ok(Keys { path, known, trouble: None })
     }
 
     fn ring(&self) -> KeyRing {
-        if self.keys.is_empty() { KeyRing::insecure() } else { KeyRing::new(&self.keys) }
+        if self.known.is_empty() { KeyRing::insecure() } else { KeyRing::new(&self.known) }
     }
 
     /// Reads the file again; the ring if it changed. A file that became unreadable or wrong changes nothing.
@@ -377,11 +376,11 @@ impl Keys {
         match key::read(self.path.as_deref()?) {
             Ok(keys) => {
                 self.trouble = None;
-                if keys == self.keys {
+                if keys == self.known {
                     return None;
                 }
                 tracing::info!(keys = keys.len(), "the mesh's keys changed");
-                self.keys = keys;
+                self.known = keys;
                 Some(self.ring())
             }
             Err(error) => {

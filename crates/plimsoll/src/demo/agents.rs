@@ -40,7 +40,13 @@ pub(super) fn prepare(world: &World, directory: &Path) -> anyhow::Result<Vec<Age
     let one = |(index, namespace): (usize, Namespace)| {
         let config = directory.join(format!("node{index}.yaml"));
         std::fs::write(&config, configuration(index, &peers, &key, &world.services))?;
-        Ok(Agent { namespace, config, log: directory.join(format!("node{index}.log")), child: None, answers: false })
+        Ok(Agent {
+            namespace,
+            config,
+            log: directory.join(format!("node{index}.log")),
+            child: None,
+            answers: false,
+        })
     };
     namespaces(&world.cluster).enumerate().map(one).collect()
 }

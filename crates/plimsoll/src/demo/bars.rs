@@ -73,7 +73,9 @@ impl Bars {
         let _ = writeln!(text, "  endpoint  size   {:<width$}   {:<width$}", names[0], names[1]);
         for (i, endpoint) in world.endpoints.iter().enumerate() {
             let label = format!("  {} node{}   {:>4}", endpoint.name, endpoint.node, endpoint.size);
-            let bar = |service: usize| moment.levels[service].get(i).map_or(String::new(), |level| self.bar(*level));
+            let bar = |service: usize| {
+                moment.levels[service].get(i).map_or(String::new(), |level| self.bar(*level))
+            };
             let (ours, fixed) = (bar(0), bar(1));
             let _ = writeln!(text, "{label}   {ours}{}   {fixed}", pad(moment.levels[0].get(i), width));
         }

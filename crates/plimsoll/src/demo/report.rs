@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use anyhow::anyhow;
 use plotters::prelude::{
-    ChartBuilder, IntoDrawingArea as _, LineSeries, Palette as _, Palette99, PathElement, Rectangle, SVGBackend,
-    SeriesLabelPosition, ShapeStyle,
+    ChartBuilder, IntoDrawingArea as _, LineSeries, Palette as _, Palette99, PathElement, Rectangle,
+    SVGBackend, SeriesLabelPosition, ShapeStyle,
 };
 use plotters::style::{BLACK, Color as _, RGBColor, WHITE};
 
@@ -52,7 +52,8 @@ th:first-child,td:first-child,th:last-child,td:last-child{text-align:left}\
 .kept{color:#176639;font-weight:600}.broken{color:#a4262c;font-weight:600}svg{width:100%;height:auto}";
 
 fn table(results: &Results) -> String {
-    let number = |number: Option<f64>, digits: usize| number.map_or("–".into(), |n| format!("{n:.digits$}"));
+    let number =
+        |number: Option<f64>, digits: usize| number.map_or("–".into(), |n| format!("{n:.digits$}"));
     let mut text = String::from(
         "<table><tr><th>phase</th><th>seconds</th><th>max/mean</th><th>static weights</th><th>seconds to fair</th>\
          <th>static weights</th><th>opened</th><th>failed</th><th>remark</th></tr>",
@@ -91,9 +92,10 @@ fn levels(results: &Results, service: usize) -> anyhow::Result<String> {
 /// Each endpoint's share over time, as node 0 installed it; broken where its agent did not answer.
 fn weights(results: &Results) -> anyhow::Result<String> {
     let series = results.endpoints.iter().enumerate().map(|(i, endpoint)| {
-        let pieces = results.weights.split(|(_, shares)| shares.is_empty()).map(|piece| {
-            piece.iter().filter_map(|(at, shares)| Some((*at, *shares.get(i)?))).collect()
-        });
+        let pieces = results
+            .weights
+            .split(|(_, shares)| shares.is_empty())
+            .map(|piece| piece.iter().filter_map(|(at, shares)| Some((*at, *shares.get(i)?))).collect());
         (endpoint.name.clone(), pieces.collect())
     });
     plot(&results.phases, 0.6, None, series.collect())
@@ -125,9 +127,10 @@ fn draw(
         .build_cartesian_2d(0.0..end, 0.0..highest)?;
     chart.configure_mesh().disable_x_mesh().light_line_style(WHITE).x_desc("seconds").draw()?;
     let band = ShapeStyle::from(RGBColor(90, 120, 150).mix(0.08)).filled();
-    let bands = phases.iter().step_by(2).map(|phase| {
-        Rectangle::new([(phase.began, 0.0), (phase.began + phase.length, highest)], band)
-    });
+    let bands = phases
+        .iter()
+        .step_by(2)
+        .map(|phase| Rectangle::new([(phase.began, 0.0), (phase.began + phase.length, highest)], band));
     chart.draw_series(bands)?;
     if let Some(mark) = mark {
         chart.draw_series(LineSeries::new([(0.0, mark), (end, mark)], BLACK.stroke_width(1)))?;

@@ -87,7 +87,8 @@ impl Play<'_> {
         }
         self.pass(BALANCED)?;
         self.end("balanced", |phase| phase.remark = "Plimsoll on".into());
-        let excess = |name| self.results.phase(name).and_then(|phase| phase.max_over_mean).unwrap_or(f64::NAN) - 1.0;
+        let excess =
+            |name| self.results.phase(name).and_then(|phase| phase.max_over_mean).unwrap_or(f64::NAN) - 1.0;
         let (before, balanced) = (excess("before"), excess("balanced"));
         self.promise(balanced <= before * BALANCED_PART_OF_BEFORE, || {
             format!("balanced: max/mean - 1 is {balanced:.3}, more than a third of before's {before:.3}")
@@ -123,7 +124,9 @@ impl Play<'_> {
         })?;
         let _ = self.agents[KILLED_NODE].wait()?;
         self.promise(gone.is_some_and(|seconds| seconds <= KILLED_FALL_BACK_SECONDS), || {
-            format!("agent_killed: the table was gone after {gone:?} s, not within {KILLED_FALL_BACK_SECONDS}")
+            format!(
+                "agent_killed: the table was gone after {gone:?} s, not within {KILLED_FALL_BACK_SECONDS}"
+            )
         });
         self.pass(KILLED)?;
         let restarted = Instant::now();
@@ -230,7 +233,8 @@ impl Play<'_> {
     }
 
     fn end(&mut self, name: &'static str, finish: impl FnOnce(&mut Phase)) {
-        let names: Vec<String> = self.world.present().iter().map(|endpoint| endpoint.name.to_owned()).collect();
+        let names: Vec<String> =
+            self.world.present().iter().map(|endpoint| endpoint.name.to_owned()).collect();
         let mut phase = Phase::new(name, &self.results.moments[self.from..], &names);
         finish(&mut phase);
         self.results.phases.push(phase);
@@ -288,7 +292,8 @@ impl Play<'_> {
         let endpoints = explanations.iter().flat_map(|explanation| &explanation.endpoints);
         let shares: std::collections::BTreeMap<&str, f64> =
             endpoints.map(|endpoint| (endpoint.endpoint.as_str(), endpoint.share.unwrap_or(0.0))).collect();
-        let share = |endpoint: &super::world::Endpoint| shares.get(endpoint.id().as_str()).copied().unwrap_or(0.0);
+        let share =
+            |endpoint: &super::world::Endpoint| shares.get(endpoint.id().as_str()).copied().unwrap_or(0.0);
         self.world.present().iter().map(share).collect()
     }
 }

@@ -13,8 +13,20 @@ use plimsoll_lab::server::Server;
 
 /// The two Services that get the same load: one balanced by the law, one by static weights.
 pub(super) const SERVICES: [Twin; 2] = [
-    Twin { name: "demo/web", policy: "waterline", counter: "web", address: Ipv4Addr::new(10, 96, 0, 1), port: 8080 },
-    Twin { name: "demo/static", policy: "static", counter: "fixed", address: Ipv4Addr::new(10, 96, 0, 2), port: 8081 },
+    Twin {
+        name: "demo/web",
+        policy: "waterline",
+        counter: "web",
+        address: Ipv4Addr::new(10, 96, 0, 1),
+        port: 8080,
+    },
+    Twin {
+        name: "demo/static",
+        policy: "static",
+        counter: "fixed",
+        address: Ipv4Addr::new(10, 96, 0, 2),
+        port: 8081,
+    },
 ];
 
 /// One of the two Services.
@@ -112,7 +124,8 @@ impl World {
             let servers = [server(&SERVICES[0])?, server(&SERVICES[1])?];
             endpoints.push(Endpoint { name, node, size, is_size_known, address: host.v4, servers });
         }
-        let callers: Result<Vec<Host>, _> = (0..ARRIVALS.len()).map(|node| cluster.add_endpoint(node)).collect();
+        let callers: Result<Vec<Host>, _> =
+            (0..ARRIVALS.len()).map(|node| cluster.add_endpoint(node)).collect();
         let mut world = World {
             cluster,
             endpoints,

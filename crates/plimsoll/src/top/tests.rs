@@ -12,7 +12,9 @@ fn check(model: &Model, expected: &Expect) {
     terminal.draw(|frame| view::draw(frame, model)).unwrap();
     let buffer = terminal.backend().buffer();
     let lines: Vec<String> = (0..buffer.area.height)
-        .map(|y| (0..buffer.area.width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned())
+        .map(|y| {
+            (0..buffer.area.width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned()
+        })
         .collect();
     expected.assert_eq(&(lines.join("\n") + "\n"));
 }
@@ -38,7 +40,18 @@ fn model() -> Model {
 
 #[test]
 fn the_list_of_services() {
-    check(&model(), &expect![[r""]]);
+    check(
+        &model(),
+        &expect![[r#"
+        plimsoll  n1: 2 Services
+        SERVICE                                         MODE     ENDPOINTS   OPEN     MAX/MEAN HELD BACK
+        shop/web:http/ipv4                              enabled  2/3         40       1.23     0
+        shop/api/ipv4                                   enabled  2/3         40       -        0
+
+
+        up/down choose  Enter endpoints  q quit
+    "#]],
+    );
 }
 
 #[test]
@@ -68,7 +81,18 @@ fn the_endpoints_of_a_service() {
         ],
         ..Explanation::default()
     }]));
-    check(&model, &expect![[r""]]);
+    check(
+        &model,
+        &expect![[r#"
+        plimsoll  shop/api/ipv4 on n1
+        ENDPOINT                NODE         OPEN   LEVEL, | is the water SHARE    FAIR     LIMIT
+        tcp/10.1.0.1:80         n1           12     ██████████|           50.0 %   25.0 %
+        tcp/10.1.0.2:80         n1           12     ██████████|█████      50.0 %   25.0 %   floor
+        tcp/10.1.0.3:80         n1           12     ███       |           50.0 %   25.0 %   ceiling
+        tcp/10.1.0.4:80         n1           12                           50.0 %   25.0 %
+        Esc back  q quit
+    "#]],
+    );
     model.update(Message::Back);
     assert_eq!(model.service(), None);
 }

@@ -15,7 +15,8 @@ const WATERLINE: usize = 10;
 
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
     let [head, body, foot] =
-        Layout::vertical([Constraint::Length(1), Constraint::Min(3), Constraint::Length(1)]).areas(frame.area());
+        Layout::vertical([Constraint::Length(1), Constraint::Min(3), Constraint::Length(1)])
+            .areas(frame.area());
     frame.render_widget(Paragraph::new(title(model)), head);
     match model.service() {
         None => services(frame, body, model),
@@ -80,8 +81,15 @@ fn endpoints(frame: &mut Frame<'_>, area: Rect, explanations: &[Explanation]) {
         Constraint::Length(8),
         Constraint::Length(12),
     ];
-    let table = Table::new(rows, widths)
-        .header(header(&["ENDPOINT", "NODE", "OPEN", "LEVEL, | is the waterline", "SHARE", "FAIR", "LIMIT"]));
+    let table = Table::new(rows, widths).header(header(&[
+        "ENDPOINT",
+        "NODE",
+        "OPEN",
+        "LEVEL, | is the waterline",
+        "SHARE",
+        "FAIR",
+        "LIMIT",
+    ]));
     frame.render_widget(table, area);
 }
 

@@ -1,14 +1,14 @@
 //! How much an endpoint can take, read from how much CPU it uses and how often its tasks wait for it.
 //!
-//! Source: the probability of waiting in a queue with `c` servers of which `U` are busy on average is close to
-//! `(U / c)^sqrt(2 (c + 1))` (H. Sakasegawa, "An approximation formula L_q = alpha rho^beta / (1 - rho)", Ann.
-//! Inst. Statist. Math. 29, 1977). CPU pressure is that probability, so usage and pressure tell `c`.
+//! Source: H. Sakasegawa, "An approximation formula", Annals of the Institute of Statistical Mathematics 29, 1977:
+//! the probability of waiting in a queue with `c` servers of which `U` are busy on average is close to
+//! `(U / c)^sqrt(2 (c + 1))`. CPU pressure is that probability, so usage and pressure tell `c`.
 
 use super::Parameters;
 
 /// Newton steps. The start is an upper bound and the function convex and rising, so each step comes closer from
 /// above and doubles the correct digits; the tests hold it against bisection over the whole range.
-const STEPS: usize = 6;
+const STEPS: usize = 5;
 
 /// The capacity in cores at which `cpu` cores in use show this pressure: the `c >= cpu` with
 /// `(cpu / c)^sqrt(2 (c + 1)) = pressure`. `cpu` is above 0, `pressure` above 0 and at most 1.

@@ -48,7 +48,7 @@ pub(super) struct Flow {
     /// The part of the CPU in use that follows new connections.
     pub(super) phi: f64,
     /// `f`, the new flow relative to the load.
-    pub(super) flow: f64,
+    pub(super) size: f64,
 }
 
 /// Sets the targets. By counts in proportion to capacity; with load so that the mean delay of parallel queues is
@@ -133,7 +133,7 @@ pub(super) fn lines(
             most: most.min(1.0).max(least),
         }
     }));
-    Flow { omega, phi, flow }
+    Flow { omega, phi, size: flow }
 }
 
 /// Pours until the shares sum to 1 and says which bounds were hit.

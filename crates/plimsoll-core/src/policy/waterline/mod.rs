@@ -144,7 +144,7 @@ impl Policy for Waterline {
         let rows = group.rows;
         let elapsed = figure(group.elapsed).unwrap_or(0.0);
         let load = rows.iter().any(|row| row.cpu.and_then(figure).is_some());
-        nominal_capacities(rows, &mut self.nominal);
+        nominal_capacities(rows.iter().map(|row| row.capacity), &mut self.nominal);
         self.remember(rows, load);
         if rows.is_empty() {
             return;

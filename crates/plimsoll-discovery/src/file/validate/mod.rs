@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_core::service::{Family, Key, NodeName, Place, Protocol, Service, ServiceId};
+use plimsoll_core::time::Span;
 
 use self::endpoints::Checked;
-use super::format::{self, File, Span};
+use super::format::{self, File};
 use super::locate::Path;
 use super::parse::Contents;
 use crate::Node;

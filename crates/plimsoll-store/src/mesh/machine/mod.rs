@@ -3,6 +3,7 @@
 //! No I/O, no clock, no randomness of its own: with the same seed and the same inputs it does the same.
 
 mod agenda;
+mod standing;
 mod receive;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foca::{AccumulatingRuntime, Foca, NoCustomBroadcast, OwnedNotification};
+use foca::{Foca, NoCustomBroadcast};
 use plimsoll_core::report::Report;
 use plimsoll_core::service::NodeName;
 use plimsoll_core::time::Timestamp;
@@ -30,14 +31,9 @@ use agenda::{Agenda, Due};
 pub(crate) const MAX_MEMBERS: usize = 2048;
 /// How many configured peers there may be.
 pub(crate) const MAX_PEERS: usize = 2048;
-/// How many of them are greeted at once.
-const GREET_AT_ONCE: usize = 16;
 /// How often absent peers are greeted, when this node is in a mesh and when it is alone.
 const GREET_IN_MESH: Duration = Duration::from_secs(5);
 const GREET_ALONE: Duration = Duration::from_secs(1);
-/// A node that was declared dead comes back after this long, and not again before [`REJOIN_AGAIN`].
-const REJOIN: Duration = Duration::from_millis(50);
-const REJOIN_AGAIN: Duration = Duration::from_secs(1);
 /// The same while a newer process with its name is alive.
 const REJOIN_SUPERSEDED: Duration = Duration::from_secs(10);
 
@@ -103,10 +99,7 @@ pub struct Machine {
     agenda: Agenda,
     rng: StdRng,
     health: Health,
-    /// Whether a live member has taken notice of this node.
-    connected: bool,
-    /// Whether this node was declared dead and has not come back yet.
-    dead: bool,
+    standing: Standing,
     rejoin_due: bool,
     rejoined: Timestamp,
     /// Who told this node that it is dead: where to announce its return.
@@ -115,8 +108,20 @@ pub struct Machine {
     superseded: Option<(Identity, Timestamp)>,
     /// A generation to go beyond: that of a dead process with this node's name.
     beyond: u64,
-    left: bool,
     opened: Vec<u8>,
+}
+
+/// How the mesh sees this node, as far as it can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// No live member has taken notice of it.
+    Outside,
+    /// It is a member.
+    Member,
+    /// It was declared dead and has not come back yet.
+    Dead,
+    /// It said goodbye.
+    Left,
 }
 
 /// Who a machine is.
@@ -159,14 +164,12 @@ impl Machine {
             next_peer: 0,
             agenda,
             rng,
-            connected: false,
-            dead: false,
+            standing: Standing::Outside,
             rejoin_due: false,
             rejoined: Timestamp::ZERO,
             told_dead_by: None,
             superseded: None,
             beyond: 0,
-            left: false,
             opened: Vec::new(),
         }
     }
@@ -237,7 +240,7 @@ impl Machine {
     }
 
     fn publish(&mut self, report: &Report, out: &mut Vec<Output>) {
-        if self.left {
+        if self.standing == Standing::Left {
             return;
         }
         let someone_needs_full = self.members.values().any(|peer| peer.wants_full);
@@ -260,10 +263,9 @@ impl Machine {
     }
 
     fn leave(&mut self, now: Timestamp, out: &mut Vec<Output>) {
-        if self.left {
+        if self.standing == Standing::Left {
             return;
         }
-        self.left = true;
         // foca tells as many as it would ask for an indirect probe, each update a few times: let that be all.
         let mut config = membership::config(self.members.len());
         if let Some(all) = std::num::NonZeroUsize::new(self.members.len()) {
@@ -272,6 +274,7 @@ impl Machine {
         }
         let _ = self.foca.set_config(config);
         let _ = self.drive(now, out, |foca, runtime| foca.leave_cluster(runtime));
+        self.standing = Standing::Left;
     }
 
     fn do_due(&mut self, now: Timestamp, due: Due, out: &mut Vec<Output>) {
@@ -283,8 +286,7 @@ impl Machine {
             }
             Due::Greet => {
                 self.greet(now, out);
-                let pace =
-                    if self.connected && !self.members.is_empty() { GREET_IN_MESH } else { GREET_ALONE };
+                let pace = if self.standing == Standing::Member { GREET_IN_MESH } else { GREET_ALONE };
                 let jitter = self.rng.random_range(1.0..1.2);
                 self.agenda.add(now + pace.mul_f64(jitter), Due::Greet);
             }
@@ -297,159 +299,20 @@ impl Machine {
         }
     }
 
-    /// Greets configured peers that are not there, and members that have not taken notice of this node.
-    fn greet(&mut self, now: Timestamp, out: &mut Vec<Output>) {
-        if self.left {
-            return;
-        }
-        let there: std::collections::BTreeSet<SocketAddr> = if self.connected {
-            self.members.values().map(|peer| peer.identity.address).collect()
-        } else {
-            std::collections::BTreeSet::new()
-        };
-        for _ in 0..self.peers.len().min(GREET_AT_ONCE) {
-            let peer = self.peers[self.next_peer % self.peers.len()];
-            self.next_peer = (self.next_peer + 1) % self.peers.len();
-            if peer != self.me.address && !there.contains(&peer) {
-                self.send(peer, Mark::UNKNOWN, &wire::hello(), out);
-            }
-        }
-        if !self.connected && !self.dead {
-            self.announce(now, out);
-        }
-    }
-
-    /// Announces this node to whoever told it that it is dead, and to a few members.
-    fn announce(&mut self, now: Timestamp, out: &mut Vec<Output>) {
-        let mut to: Vec<Identity> = self.told_dead_by.take().into_iter().collect();
-        let count = self.members.len();
-        if count > 0 {
-            let first = self.rng.random_range(0..count);
-            let members = self.members.values().cycle().skip(first).take(count.min(3));
-            to.extend(members.map(|peer| peer.identity.clone()));
-        }
-        for identity in to {
-            let _ = self.drive(now, out, |foca, runtime| foca.announce(identity, runtime));
-        }
-    }
-
-    /// Comes back with a new identity after having been declared dead, or to go beyond a dead predecessor.
-    fn rejoin(&mut self, now: Timestamp, out: &mut Vec<Output>) {
-        self.rejoin_due = false;
-        if self.left || (!self.dead && self.beyond < self.me.generation) {
-            return;
-        }
-        let mut next = self.me.clone();
-        next.renewal = next.renewal.saturating_add(1);
-        if self.beyond >= next.generation {
-            next.generation = self.beyond.saturating_add(1);
-        }
-        self.me = next.clone();
-        self.dead = false;
-        self.connected = false;
-        self.rejoined = now;
-        let _ = self.drive(now, out, |foca, runtime| foca.change_identity(next, runtime));
-        self.announce(now, out);
-    }
-
-    fn plan_rejoin(&mut self, now: Timestamp) {
-        if self.rejoin_due || self.left {
-            return;
-        }
-        self.rejoin_due = true;
-        let pause = if self.superseded_now(now).is_some() { REJOIN_SUPERSEDED } else { REJOIN_AGAIN };
-        let soonest = if self.me.renewal == 0 && pause == REJOIN_AGAIN { now } else { self.rejoined + pause };
-        self.agenda.add(soonest.max(now + REJOIN), Due::Rejoin);
-    }
-
-    /// Lets foca do something and carries out what it wants done.
-    fn drive(
-        &mut self,
-        now: Timestamp,
-        out: &mut Vec<Output>,
-        step: impl FnOnce(
-            &mut Foca<Identity, Codec, StdRng, NoCustomBroadcast>,
-            &mut AccumulatingRuntime<Identity>,
-        ) -> Result<(), foca::Error>,
-    ) -> Result<(), foca::Error> {
-        let mut runtime = AccumulatingRuntime::new();
-        let result = step(&mut self.foca, &mut runtime);
-        while let Some((to, bytes)) = runtime.to_send() {
-            self.send(to.address, to.start.mark(), &wire::membership(&bytes), out);
-        }
-        while let Some((after, timer)) = runtime.to_schedule() {
-            self.agenda.add(now + after, Due::Foca(timer));
-        }
-        while let Some(notification) = runtime.to_notify() {
-            self.notified(now, notification, out);
-        }
-        result
-    }
-
-    fn notified(&mut self, now: Timestamp, notification: OwnedNotification<Identity>, out: &mut Vec<Output>) {
-        match notification {
-            OwnedNotification::MemberUp(identity) => self.joined(identity, out),
-            OwnedNotification::MemberDown(identity) => self.lost(&identity, out),
-            OwnedNotification::Rename(old, new) => {
-                let Some(peer) = self.members.get_mut(&old.name) else { return };
-                if old.start == new.start {
-                    peer.identity = new;
-                } else {
-                    self.lost(&old, out);
-                    self.joined(new, out);
-                }
-            }
-            OwnedNotification::Active => self.connected = true,
-            OwnedNotification::Idle => self.connected = false,
-            OwnedNotification::Defunct => {
-                self.connected = false;
-                self.dead = true;
-                self.plan_rejoin(now);
-            }
-            OwnedNotification::Rejoin(_) => {}
-        }
-    }
-
-    fn joined(&mut self, identity: Identity, out: &mut Vec<Output>) {
-        if identity.name == self.me.name {
-            return;
-        }
-        self.lost(&identity, out);
-        // The sessions both ways should be there before the first report.
-        self.send(identity.address, Mark::UNKNOWN, &wire::hello(), out);
-        out.push(Output::Heard(Heard::Joined(identity.name.clone())));
-        self.starts.insert(identity.start, identity.name.clone());
-        let name = identity.name.clone();
-        self.members
-            .insert(name, Peer { identity, incoming: Incoming::default(), heard: None, wants_full: true });
-        self.fit_to_size();
-    }
-
-    fn lost(&mut self, identity: &Identity, out: &mut Vec<Output>) {
-        if let Some(peer) = self.members.remove(&identity.name) {
-            self.starts.remove(&peer.identity.start);
-            out.push(Output::Heard(Heard::Left(identity.name.clone())));
-            self.fit_to_size();
-        }
-    }
-
-    fn fit_to_size(&mut self) {
-        let changed = self.foca.set_config(membership::config(self.members.len()));
-        debug_assert!(changed.is_ok(), "only what foca lets change depends on the size");
-    }
-
     /// Hands out what arrived of a node's report; with a sequence, only if the report is still that one.
     fn hand_out(&mut self, now: Timestamp, node: &NodeName, sequence: Option<u64>, out: &mut Vec<Output>) {
         let Some(peer) = self.members.get_mut(node) else { return };
-        if sequence.is_some_and(|sequence| sequence != peer.incoming.sequence()) {
+        if sequence.is_some_and(|sequence| sequence != peer.incoming.sequence())
+            || !peer.incoming.is_pending()
+        {
             return;
         }
-        let Some(report) = peer.incoming.hand_out(now, node) else { return };
-        let (to, receiver, ask) =
-            (peer.identity.address, peer.identity.start.mark(), peer.incoming.needs_full());
-        self.health.reports += 1;
-        out.push(Output::Heard(Heard::Report(Arc::new(report))));
-        if ask {
+        if let Some(report) = peer.incoming.hand_out(now, node) {
+            self.health.reports += 1;
+            out.push(Output::Heard(Heard::Report(Arc::new(report))));
+        }
+        if peer.incoming.needs_full() {
+            let (to, receiver) = (peer.identity.address, peer.identity.start.mark());
             self.send(to, receiver, &[wire::ASK], out);
         }
     }
@@ -461,7 +324,7 @@ impl Machine {
             self.foca.iter_membership_state().map(|member| format!("{member:?}")).collect();
         members.sort();
         format!(
-            "{:?} {members:?} {} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?} {:?} {}",
+            "{:?} {members:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?} {}",
             self.me,
             self.sessions.state(),
             self.members,
@@ -469,8 +332,7 @@ impl Machine {
             self.outgoing,
             self.peers,
             self.agenda,
-            self.connected,
-            self.dead,
+            self.standing,
             self.rejoin_due,
             self.told_dead_by,
             self.superseded,

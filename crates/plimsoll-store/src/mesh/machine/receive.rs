@@ -6,7 +6,7 @@ use foca::{Message as Foca, State};
 use plimsoll_core::time::Timestamp;
 
 use super::agenda::Due;
-use super::{MAX_MEMBERS, Machine, Output};
+use super::{MAX_MEMBERS, Machine, Output, Standing};
 use crate::mesh::incoming::{PATIENCE, Took};
 use crate::mesh::membership::{Identity, Membership};
 use crate::mesh::part::Part;
@@ -47,7 +47,7 @@ impl Machine {
         bytes: &[u8],
         out: &mut Vec<Output>,
     ) -> Result<(), Rejection> {
-        if self.left {
+        if self.standing == Standing::Left {
             return Err(STRANGER);
         }
         let header = Header::parse(bytes).ok_or(MALFORMED)?;
@@ -166,7 +166,7 @@ impl Machine {
             Message::Who => {
                 let name = self.starts.get(&sender).ok_or(STRANGER)?;
                 let identity = self.members.get(name).ok_or(STRANGER)?.identity.clone();
-                if !self.dead && self.superseded_now(now).is_none() {
+                if self.standing != Standing::Dead && self.superseded_now(now).is_none() {
                     let _ = self.drive(now, out, |foca, runtime| foca.announce(identity, runtime));
                 }
             }
@@ -192,7 +192,12 @@ impl Machine {
             return;
         }
         let known = self.members.get(&identity.name).is_some_and(|peer| peer.identity == identity);
-        if !self.dead && !(known && self.connected) {
+        let announce = match self.standing {
+            Standing::Outside => true,
+            Standing::Member => !known,
+            Standing::Dead | Standing::Left => false,
+        };
+        if announce {
             let _ = self.drive(now, out, |foca, runtime| foca.announce(identity, runtime));
         }
     }

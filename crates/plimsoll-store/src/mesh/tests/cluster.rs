@@ -40,6 +40,8 @@ pub(super) struct Node {
     pub(super) published: Option<Report>,
     pub(super) silent: bool,
     pub(super) keys: Vec<Key>,
+    /// What waits in the socket of a process that stands still.
+    frozen: Option<Vec<Delivered>>,
     next_publish: Timestamp,
     peers: Vec<SocketAddr>,
     generation: u64,
@@ -89,6 +91,7 @@ impl Cluster {
             published: None,
             silent: false,
             keys: vec![key(1)],
+            frozen: None,
             next_publish: Timestamp::NEVER,
             peers: vec![address(0)],
             generation: 1_000_000,
@@ -147,6 +150,19 @@ impl Cluster {
         node.next_publish = Timestamp::NEVER;
     }
 
+    /// Stops a process as SIGSTOP does: datagrams wait in its socket.
+    pub(super) fn freeze(&mut self, index: usize) {
+        self.nodes[index].frozen = Some(Vec::new());
+    }
+
+    /// Lets it go on: first it reads what waited, as the socket's task does, then its timers run.
+    pub(super) fn thaw(&mut self, index: usize) {
+        for delivered in self.nodes[index].frozen.take().into_iter().flatten() {
+            self.input(index, Input::Datagram { from: delivered.from, bytes: &delivered.bytes });
+        }
+        self.input(index, Input::Wake);
+    }
+
     pub(super) fn set_peers(&mut self, index: usize, peers: &[usize]) {
         self.nodes[index].peers = peers.iter().map(|peer| self.nodes[*peer].address).collect();
     }
@@ -161,7 +177,7 @@ impl Cluster {
     fn carry_out(&mut self, index: usize, out: Vec<Output>) {
         for output in out {
             match output {
-                Output::Send { to, bytes } => self.transmit(index, to, bytes),
+                Output::Send { to, bytes } => self.transmit(index, to, &bytes),
                 Output::Heard(heard) => {
                     let now = self.now;
                     let node = &mut self.nodes[index];
@@ -178,7 +194,7 @@ impl Cluster {
         }
     }
 
-    fn transmit(&mut self, from: usize, to: SocketAddr, bytes: Vec<u8>) {
+    fn transmit(&mut self, from: usize, to: SocketAddr, bytes: &[u8]) {
         assert!(bytes.len() <= MAX_DATAGRAM, "a datagram of {} bytes", bytes.len());
         self.datagrams += 1;
         self.bytes += bytes.len() as u64 + HEADERS;
@@ -193,7 +209,7 @@ impl Cluster {
                 let (shortest, longest) = self.delay;
                 let delay = self.rng.random_range(shortest.as_secs_f64()..=longest.as_secs_f64());
                 self.order += 1;
-                let delivered = Delivered { from, to, bytes: bytes.clone() };
+                let delivered = Delivered { from, to, bytes: bytes.to_vec() };
                 self.wire.insert((self.now + seconds(delay), self.order), delivered);
             }
             if !self.rng.random_bool(self.repeat) {
@@ -206,6 +222,9 @@ impl Cluster {
     fn step(&mut self, end: Timestamp) -> bool {
         let flight = self.wire.first_key_value().map_or(Timestamp::NEVER, |((at, _), _)| *at);
         let wake = |node: &Node| {
+            if node.frozen.is_some() {
+                return Timestamp::NEVER;
+            }
             let timer = node.machine.as_ref().map_or(Timestamp::NEVER, Machine::next_wake);
             timer.min(node.next_publish)
         };
@@ -220,6 +239,13 @@ impl Cluster {
         if flight <= timer {
             let (_, delivered) = self.wire.pop_first().expect("it was there");
             let index = delivered.to;
+            if let Some(waiting) = &mut self.nodes[index].frozen {
+                // A socket's buffer is not endless.
+                if waiting.len() < 200 {
+                    waiting.push(delivered);
+                }
+                return true;
+            }
             self.input(index, Input::Datagram { from: delivered.from, bytes: &delivered.bytes });
             if let Some(tape) = &mut self.tape {
                 tape.push(delivered);

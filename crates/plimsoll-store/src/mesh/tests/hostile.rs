@@ -119,7 +119,7 @@ fn a_million_hostile_datagrams_change_nothing() {
         "stale_proof",
     ];
     for reason in reasons {
-        println!("{:>8} {reason}", rejected(reason));
+        eprintln!("{:>8} {reason}", rejected(reason));
         assert!(rejected(reason) > 0, "the attack never tried {reason}");
     }
     assert_eq!(reasons.iter().map(|reason| rejected(reason)).sum::<u64>(), 1_000_000, "each was rejected");

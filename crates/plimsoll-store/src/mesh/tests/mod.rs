@@ -1,6 +1,7 @@
 //! Tests of the mesh in virtual time.
 
 mod cluster;
+mod config;
 mod wire;
 mod scenarios;
 mod hostile;

@@ -34,7 +34,7 @@ fn fifty_nodes_converge_within_seconds() {
         cluster.start(index);
     }
     let took = cluster.run_until(seconds(15.0), "fifty nodes", Cluster::is_converged);
-    println!("50 nodes found each other through one in {took:?} of virtual time");
+    eprintln!("50 nodes found each other through one in {took:?} of virtual time");
 }
 
 #[test]
@@ -73,9 +73,28 @@ fn a_dead_node_is_noticed_within_seconds() {
     let took = cluster.run_until(seconds(12.0), "death noticed", |cluster| {
         cluster.nodes.iter().filter(|node| node.machine.is_some()).all(|node| !node.live.contains(&gone))
     });
-    println!("a death was noticed by all in {took:?}");
+    eprintln!("a death was noticed by all in {took:?}");
     cluster.start(3);
     cluster.run_until(seconds(10.0), "it came back", Cluster::is_converged);
+}
+
+#[test]
+fn a_frozen_node_is_taken_for_dead_and_comes_back() {
+    for frozen in [seconds(2.0), seconds(30.0)] {
+        let mut cluster = Cluster::running(8, 19, still(2));
+        cluster.run(seconds(10.0));
+        cluster.freeze(2);
+        cluster.run(frozen);
+        let name = cluster.nodes[2].name.clone();
+        let long = frozen > seconds(10.0);
+        assert_eq!(cluster.nodes[5].live.contains(&name), !long);
+        cluster.nodes[2].log.clear();
+        cluster.thaw(2);
+        let took = cluster.run_until(seconds(10.0), "it is back", Cluster::is_converged);
+        eprintln!("after {frozen:?} of standing still it took {took:?} to be back");
+        let left = |(_, heard): &&(_, Heard)| matches!(heard, Heard::Left(_));
+        assert_eq!(cluster.nodes[2].log.iter().find(left), None, "it does not take the others for dead");
+    }
 }
 
 #[test]
@@ -154,7 +173,7 @@ fn loss_repetition_and_reordering() {
         cluster.start(index);
     }
     let took = cluster.run_until(seconds(60.0), "converged although 30 % get lost", Cluster::is_converged);
-    println!("8 nodes converged in {took:?} at 30 % loss");
+    eprintln!("8 nodes converged in {took:?} at 30 % loss");
     // Each node goes on hearing of each: at any time nearly all reports are fresh.
     let (mut fresh, mut all) = (0, 0);
     for _ in 0..100 {
@@ -168,7 +187,7 @@ fn loss_repetition_and_reordering() {
             }
         }
     }
-    println!("{fresh} of {all} reports were fresh");
+    eprintln!("{fresh} of {all} reports were fresh");
     assert!(fresh * 100 >= all * 95, "{fresh} of {all} reports were fresh");
     cluster.loss = 0.0;
     cluster.repeat = 0.0;
@@ -187,7 +206,7 @@ fn a_partition_heals() {
     cluster.run(seconds(120.0));
     cluster.sides = vec![0; 10];
     let took = cluster.run_until(seconds(60.0), "the sides found each other", Cluster::is_converged);
-    println!("a partition of two minutes healed in {took:?}");
+    eprintln!("a partition of two minutes healed in {took:?}");
     cluster.run(seconds(60.0));
     assert!(cluster.is_converged(), "and stay together");
 }
@@ -275,7 +294,7 @@ fn endpoints_vanish_with_the_next_report() {
 fn a_report_larger_than_allowed_is_cut_and_counted() {
     let mut cluster = Cluster::running(2, 17, still(1));
     cluster.nodes[0].silent = true;
-    let mut load = (*cluster.nodes[1].reports[&cluster.nodes[0].name].1).hosted[0].clone();
+    let mut load = cluster.nodes[1].reports[&cluster.nodes[0].name].1.hosted[0].clone();
     let many = (0..70_000u32).map(|index| {
         load.endpoint.address = std::net::Ipv4Addr::from(0x0a00_0001 + index).into();
         load.clone()

@@ -133,6 +133,8 @@ fn some_membership() -> impl Strategy<Value = Membership> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn a_full_report_arrives_whole_in_any_order(report in some_report(300), rotate in 0usize..100) {
         let round = Outgoing::default().next(&report, true);
@@ -153,7 +155,8 @@ proptest! {
         prop_assert_eq!(incoming.hand_out(Timestamp::ZERO, &report.node), None);
     }
 
-    /// Figures differ by no more than rounding and stillness, and endpoints come and go, as long as no two reports in a row lose a datagram.
+    /// Figures differ by no more than rounding and stillness, and endpoints come and go, as long as no two reports
+    /// in a row lose a datagram.
     #[test]
     fn one_lost_datagram_costs_nothing(
         reports in vec(some_report(60), 2..25),
@@ -194,6 +197,9 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
     #[test]
     fn membership_messages_come_back(membership in some_membership()) {
         let mut bytes = vec![wire::MEMBERSHIP];
@@ -237,7 +243,7 @@ proptest! {
     }
 }
 
-/// What decodes is written the same way again, so there is one spelling per report and nothing hides in it.
+/// The format as docs/mesh-wire.md describes it, byte for byte.
 #[test]
 fn a_part_in_bytes() {
     let load = |last: u8, open, young| EndpointReport {

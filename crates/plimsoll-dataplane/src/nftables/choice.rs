@@ -373,3 +373,35 @@ pub(super) fn make_order(batch: &mut Batch, steps: u32, offset: u16) {
         }),
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_core::service::Protocol;
+
+    use super::*;
+
+    fn endpoint(port: u16) -> EndpointId {
+        EndpointId { address: IpAddr::from([10, 0, 0, 1]), port, protocol: Protocol::Tcp }
+    }
+
+    #[test]
+    fn a_number_is_not_given_away_while_a_client_may_remember_it() {
+        let timeout = Duration::from_secs(60);
+        let start = Instant::now();
+        let mut numbers = Numbers::default();
+        let both = BTreeSet::from([endpoint(1), endpoint(2)]);
+        numbers.update(&both, timeout, start);
+        let first = numbers.of[&endpoint(1)];
+        numbers.update(&BTreeSet::from([endpoint(2)]), timeout, start);
+        numbers.last = 0;
+        numbers.update(&BTreeSet::from([endpoint(2), endpoint(3)]), timeout, start + timeout);
+        assert_eq!(numbers.of[&endpoint(3)], 3);
+        // Who comes back in time gets the number back, and the clients with it.
+        numbers.update(&both, timeout, start + timeout);
+        assert_eq!(numbers.of[&endpoint(1)], first);
+        numbers.update(&BTreeSet::from([endpoint(2)]), timeout, start + timeout);
+        numbers.last = 0;
+        numbers.update(&BTreeSet::from([endpoint(2), endpoint(4)]), timeout, start + 3 * timeout);
+        assert_eq!(numbers.of[&endpoint(4)], first);
+    }
+}

@@ -49,7 +49,8 @@ fn a_restart_finds_all_connections_whoever_opened_them() {
     stage.open(0);
     let counts = compare(&mut stage, "restart");
     let sent: u64 = counts.sent.iter().map(|count| u64::from(count.open)).sum();
-    assert!((24 - 3..=24).contains(&sent), "all but the direct ones were sent here: {sent}");
+    // All of the 27 but the three direct ones, of which two may have ended.
+    assert!((24..=26).contains(&sent), "{sent} sent");
     for client in held {
         client.stop();
     }

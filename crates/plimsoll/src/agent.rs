@@ -44,7 +44,7 @@ pub(crate) struct Options {
     log_json: bool,
 }
 
-pub(crate) fn run(options: Options) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let mut config = Config::load(&options.config)?;
     if options.node.is_some() {
         config.node.clone_from(&options.node);
@@ -58,7 +58,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<ExitCode> {
         out.write_all(config.to_yaml()?.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    log(&options)?;
+    log(options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();

@@ -17,7 +17,6 @@
 
 mod mark;
 mod config;
-mod order;
 mod notes;
 mod expression;
 mod element;
@@ -348,3 +347,6 @@ pub fn check_bytes(bytes: &[u8]) -> (usize, usize) {
     }
     (counts.len(), addresses)
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,9 +24,9 @@ pub(super) fn html(results: &Results) -> anyhow::Result<String> {
     let verdict = if results.broken.is_empty() {
         "<p class=\"kept\">Every promise held.</p>".to_owned()
     } else {
-        let lines: String =
+        let lines: Vec<String> =
             results.broken.iter().map(|broken| format!("<li>{}</li>", escape(broken))).collect();
-        format!("<p class=\"broken\">Promises that did not hold:</p><ul>{lines}</ul>")
+        format!("<p class=\"broken\">Promises that did not hold:</p><ul>{}</ul>", lines.concat())
     };
     Ok(format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Plimsoll demo</title>\n\

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use plimsoll_api::{Explanation, Node, Status};
+use plimsoll_api::{Explanation, Node, ServiceSummary, Status};
 use plimsoll_core::balancer::{Balancer, Command, Event, Notice};
 use plimsoll_core::plan::Plan;
 use plimsoll_core::report::Report;
@@ -145,7 +145,7 @@ impl Owner {
                 .balancer
                 .services()
                 .filter_map(|id| self.balancer.explain(now, id))
-                .map(|explanation| plimsoll_api::summary(&Explanation::new(&self.node, &explanation)))
+                .map(|explanation| ServiceSummary::new(&Explanation::new(&self.node, &explanation)))
                 .collect(),
             nodes: self.balancer.nodes(now).iter().map(Node::new).collect(),
         }

@@ -1,7 +1,7 @@
 //! Connection tracking: what the kernel knows of single connections, asked for rarely and told when they end.
 //!
 //! [`Conntrack`] dumps, marks and deletes entries; [`Events`] hears of those that end. The protocol is ctnetlink
-//! (`linux/netfilter/nfnetlink_conntrack.h`), spoken through [`netlink`](crate::netlink).
+//! (`linux/netfilter/nfnetlink_conntrack.h`), spoken through [`crate::netlink`].
 
 mod entry;
 mod events;

@@ -49,6 +49,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if options.node.is_some() {
         config.node.clone_from(&options.node);
     }
+    if options.dry_run {
+        config.dataplane = plimsoll_dataplane::Config::dry_run();
+    }
     if options.check_config {
         config.node_name()?;
         let mut out = std::io::stdout().lock();

@@ -42,7 +42,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn matches(&self, entry: &Entry) -> bool {
+    pub(crate) fn matches(&self, entry: &Entry) -> bool {
         self.family.is_none_or(|family| Family::of(entry.original.source.ip()) == family)
             && self.mark.is_none_or(|(value, mask)| entry.mark & mask == value)
             && (!self.translated || entry.is_translated())

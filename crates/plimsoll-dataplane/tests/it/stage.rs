@@ -152,15 +152,6 @@ impl Stage {
         [false, true].map(|v6| find(&counts.hosted, self.endpoints[endpoint].id(Protocol::Tcp, v6)))
     }
 
-    /// Opens connections and waits until their servers have greeted: then the kernel has counted them.
-    pub(crate) fn hold(&self, from: &Host, count: usize, to: SocketAddr, close: Close) -> Client {
-        let limits = Limits { close, ..Limits::default() };
-        let client = Client::start(&from.namespace, client::held(count, to), limits).unwrap();
-        let greeted = || client.by_endpoint().values().sum::<u64>() == count as u64;
-        assert!(eventually(SOON, greeted), "{} of {count} connections to {to}", client.opened());
-        client
-    }
-
     /// Connections open at all servers.
     pub(crate) fn open_at_servers(&self) -> u64 {
         self.endpoints.iter().map(|endpoint| endpoint.server.open()).sum()
@@ -177,4 +168,13 @@ impl Stage {
 /// An endpoint's count; nothing if it is not there.
 pub(crate) fn find(counts: &[Count], endpoint: EndpointId) -> Count {
     counts.iter().find(|count| count.endpoint == endpoint).cloned().unwrap_or(Count::none(endpoint))
+}
+
+/// Opens connections and waits until their servers have greeted: then the kernel has counted them.
+pub(crate) fn hold(from: &Host, count: usize, to: SocketAddr, close: Close) -> Client {
+    let limits = Limits { close, ..Limits::default() };
+    let client = Client::start(&from.namespace, client::held(count, to), limits).unwrap();
+    let greeted = || client.by_endpoint().values().sum::<u64>() == count as u64;
+    assert!(eventually(SOON, greeted), "{} of {count} connections to {to}", client.opened());
+    client
 }

@@ -9,7 +9,7 @@ use plimsoll_lab::server::Close;
 use plimsoll_lab::{available, eventually};
 
 use super::{PROGRAMS, assert_exact};
-use crate::stage::{Options, SOON, Stage, vip};
+use crate::stage::{Options, SOON, Stage, hold, vip};
 
 /// Every reading begins a new slot.
 const EVERY_READ: Options = Options {
@@ -32,7 +32,7 @@ fn ages_are_exact(options: Options, rounds: usize) {
     for round in 0..rounds {
         let count = 1 + random.below(4);
         let to = if round % 3 == 0 { stage.endpoints[0].at(false) } else { vip(false) };
-        let clients = (0..count).map(|_| stage.hold(&near, 1, to, Close::Finish)).collect();
+        let clients = (0..count).map(|_| hold(&near, 1, to, Close::Finish)).collect();
         slots.insert(0, (count as u32, clients));
         // The slot before the oldest shown is read, but counted among the old.
         if slots.len() > AGE_SLOTS {
@@ -84,7 +84,7 @@ fn a_connection_that_outlives_its_slot_number_stays_old() {
     stage.open(0);
     let in_slots_of_their_own = |stage: &mut Stage, count| -> Vec<Client> {
         let each = (0..count).map(|_| {
-            let client = stage.hold(&near, 1, vip(false), Close::Finish);
+            let client = hold(&near, 1, vip(false), Close::Finish);
             stage.read(0);
             client
         });

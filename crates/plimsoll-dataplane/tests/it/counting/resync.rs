@@ -11,9 +11,9 @@ use plimsoll_lab::server::Close;
 use plimsoll_lab::{available, eventually};
 
 use super::PROGRAMS;
-use crate::stage::{Options, SOON, Stage, find, vip, vip_below};
+use crate::stage::{Options, SOON, Stage, find, hold, vip, vip_below};
 
-fn open_of(counts: [Count; 2]) -> u64 {
+fn open_of(counts: &[Count; 2]) -> u64 {
     counts.iter().map(|count| u64::from(count.open)).sum()
 }
 
@@ -25,31 +25,32 @@ fn a_restart_finds_all_connections_whoever_opened_them() {
     let mut stage = Stage::new(1, 2, Options::default());
     let near = stage.cluster.add_endpoint(0).unwrap();
     // Before the first start: through the table below, and directly.
-    let mut held = vec![stage.hold(&near, 6, vip_below(false), Close::Finish)];
-    held.push(stage.hold(&near, 3, stage.endpoints[0].at(true), Close::Reset));
+    let mut held = vec![hold(&near, 6, vip_below(false), Close::Finish)];
+    held.push(hold(&near, 3, stage.endpoints[0].at(true), Close::Reset));
     stage.open(0);
     let compare = |stage: &mut Stage, what: &str| {
         let counts = stage.read(0);
         for endpoint in &stage.endpoints {
             let both = [false, true].map(|v6| find(&counts.hosted, endpoint.id(Protocol::Tcp, v6)));
-            assert_eq!(open_of(both), endpoint.server.open(), "{what}: {}", endpoint.server.name());
+            assert_eq!(open_of(&both), endpoint.server.open(), "{what}: {}", endpoint.server.name());
         }
         counts
     };
     compare(&mut stage, "first start");
-    held.push(stage.hold(&near, 8, vip(false), Close::Finish));
-    held.push(stage.hold(&near, 8, vip(true), Close::Reset));
+    held.push(hold(&near, 8, vip(false), Close::Finish));
+    held.push(hold(&near, 8, vip(true), Close::Reset));
     compare(&mut stage, "marked by this table");
     // The agent dies; some connections end while nobody counts, others begin.
     stage.dataplanes[0] = None;
     stage.endpoints[0].server.end(2, Close::Finish);
     stage.endpoints[1].server.end(1, Close::Reset);
     assert!(eventually(SOON, || stage.open_at_servers() == 22));
-    held.push(stage.hold(&near, 5, vip_below(true), Close::Finish));
+    held.push(hold(&near, 5, vip_below(true), Close::Finish));
     stage.open(0);
     let counts = compare(&mut stage, "restart");
     let sent: u64 = counts.sent.iter().map(|count| u64::from(count.open)).sum();
-    assert!((24 - 3..=24).contains(&sent), "all but the direct ones were sent here: {sent}");
+    // All of the 27 but the three direct ones, of which two may have ended.
+    assert!((24..=26).contains(&sent), "{sent} sent");
     for client in held {
         client.stop();
     }
@@ -69,11 +70,11 @@ fn an_endpoint_that_joins_brings_its_connections() {
     let ids = [false, true].map(|v6| stage.endpoints[0].id(Protocol::Tcp, v6));
     let leave = Plan { unhost: ids.into(), forget: ids.into(), ..Plan::default() };
     let join = Plan { host: ids.into(), know: ids.into(), ..Plan::default() };
-    let client = stage.hold(&near, 10, vip(false), Close::Finish);
+    let client = hold(&near, 10, vip(false), Close::Finish);
     assert_eq!(stage.hosted(0).map(|count| count.open), [5, 0]);
     stage.dataplanes[0].as_mut().unwrap().apply(&leave).unwrap();
     assert!(stage.read(0).hosted.iter().all(|count| !ids.contains(&count.endpoint)));
-    let more = stage.hold(&near, 4, stage.endpoints[0].at(false), Close::Finish);
+    let more = hold(&near, 4, stage.endpoints[0].at(false), Close::Finish);
     stage.endpoints[0].server.end(2, Close::Finish);
     assert!(eventually(SOON, || stage.endpoints[0].server.open() == 7));
     stage.dataplanes[0].as_mut().unwrap().apply(&join).unwrap();
@@ -98,7 +99,7 @@ fn lost_events_are_made_good_per_slot() {
     stage.read(0);
     let batches: Vec<_> = [(vip(false), 40), (stage.endpoints[0].at(false), 30), (vip(false), 20)]
         .map(|(to, count)| {
-            let client = stage.hold(&near, count, to, Close::Reset);
+            let client = hold(&near, count, to, Close::Reset);
             stage.read(0);
             client
         })
@@ -130,6 +131,7 @@ fn under_full_traffic_restarts_and_losses_leave_no_trace() {
     let options = Options { slot_length, event_buffer: 4096, attended: false, ..Options::default() };
     let mut stage = Stage::new(1, 3, options);
     let near = stage.cluster.add_endpoint(0).unwrap();
+    let apart = stage.cluster.add_endpoint(0).unwrap();
     stage.open(0);
     let clients: Vec<_> = [(1, vip(false)), (2, vip(true)), (3, vip_below(false))]
         .into_iter()
@@ -141,8 +143,9 @@ fn under_full_traffic_restarts_and_losses_leave_no_trace() {
             Client::start(&near.namespace, arrivals, Limits { close, ..Limits::default() }).unwrap()
         })
         .collect();
-    let long = stage.hold(&near, 50, vip(false), Close::Finish);
-    let forgotten = stage.hold(&near, 30, stage.endpoints[0].at(false), Close::Finish);
+    let long = hold(&near, 50, vip(false), Close::Finish);
+    // From an address of their own: conntrack would give their ports to others once it has forgotten them.
+    let forgotten = hold(&apart, 30, stage.endpoints[0].at(false), Close::Finish);
     let opened = |clients: &[Client]| clients.iter().map(Client::opened).sum::<u64>();
     for part in 1..=5 {
         assert!(eventually(SOON, || {
@@ -167,16 +170,20 @@ fn under_full_traffic_restarts_and_losses_leave_no_trace() {
         let outcomes = client.join();
         assert!(outcomes.iter().all(|outcome| outcome.end == End::Served));
     }
-    assert!(eventually(SOON, || stage.open_at_servers() == 80));
-    // Whatever a busy moment left open is closed in by the next quiet measurements.
-    let mut last = 0;
-    let exact = eventually(SOON, || {
-        last = [0, 1, 2].map(|index| open_of(stage.hosted(index))).iter().sum();
-        last == 50
-    });
-    assert!(exact, "{last} instead of 50");
+    // A RST can get lost on its way (it is sent once, and not translated when conntrack thinks it invalid): what
+    // the servers believe is what is to be counted. Whatever a busy moment left open is closed in by later
+    // measurements.
+    let agrees = |stage: &mut Stage, forgotten: u64, most: u64| {
+        let mut last = (0, 0);
+        let agreed = eventually(SOON, || {
+            let counted = [0, 1, 2].map(|index| open_of(&stage.hosted(index))).iter().sum::<u64>();
+            last = (counted + forgotten, stage.open_at_servers());
+            last.0 == last.1 && last.1 <= most
+        });
+        assert!(agreed, "{last:?} counted and at the servers");
+    };
+    agrees(&mut stage, 30, 90);
     drop(forgotten);
     long.stop();
-    assert!(eventually(SOON, || stage.open_at_servers() == 0));
-    assert_eq!([0, 1, 2].map(|index| open_of(stage.hosted(index))), [0; 3]);
+    agrees(&mut stage, 0, 10);
 }

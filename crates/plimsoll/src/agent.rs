@@ -77,9 +77,9 @@ fn log(options: &Options) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(output::wants_colour(&std::io::stderr()));
     if options.log_json {
-        builder.json().init()
+        builder.json().init();
     } else {
-        builder.init()
+        builder.init();
     }
     Ok(())
 }

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use anyhow::anyhow;
 use plotters::prelude::{
-    ChartBuilder, IntoDrawingArea as _, IntoFont as _, LineSeries, Palette as _, Palette99, PathElement, Rectangle,
-    SVGBackend, SeriesLabelPosition, ShapeStyle, Text,
+    ChartBuilder, IntoDrawingArea as _, IntoFont as _, LineSeries, Palette as _, Palette99, PathElement,
+    Rectangle, SVGBackend, SeriesLabelPosition, ShapeStyle, Text,
 };
 use plotters::style::{BLACK, Color as _, RGBColor, WHITE};
 

@@ -4,5 +4,7 @@
 
 mod namespace;
 mod nftables;
+mod traffic;
 mod stage;
 mod counting;
+mod sources;

@@ -78,7 +78,7 @@ fn examine(options: &Options) -> Vec<Finding> {
     let configured = configured::check(options.config.as_ref());
     let table = match configured.config.as_ref().map(|config| &config.dataplane) {
         Some(Dataplane::Nftables(config)) => config.clone(),
-        None => nftables::Config::default(),
+        Some(Dataplane::DryRun(_)) | None => nftables::Config::default(),
     };
     // First, for it may load the modules that the others look for.
     let tried = probe::judge(probe::elsewhere().as_ref());

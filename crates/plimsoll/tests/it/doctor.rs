@@ -74,7 +74,8 @@ fn a_forward_chain_that_drops_is_found_until_it_accepts_translated_connections()
         return;
     }
     let namespace = namespace();
-    let wall = "table inet wall { chain ahead { type filter hook forward priority 0; policy drop; counter; } }";
+    let wall =
+        "table inet wall { chain ahead { type filter hook forward priority 0; policy drop; counter; } }";
     rules(&namespace, wall);
     let answer = doctor(&namespace, &[]);
     let found = answer.finding("forward-drop");
@@ -155,7 +156,11 @@ fn a_foreign_writer_of_our_mark_bits_is_found() {
     assert_eq!(verdict("ct mark set ct mark & 0xffff0fff | 0x4000"), "ok");
     assert_eq!(verdict("ct mark & 0x00010000 == 0 accept"), "ok", "it only reads");
     assert_eq!(verdict("meta mark set ct mark"), "ok", "it only reads");
-    assert_eq!(verdict("ct mark & 0x1 == 0 ct mark set 0x5"), "warning", "what was read is not what is written");
+    assert_eq!(
+        verdict("ct mark & 0x1 == 0 ct mark set 0x5"),
+        "warning",
+        "what was read is not what is written"
+    );
 }
 
 #[test]
@@ -177,7 +182,8 @@ fn a_configuration_is_followed_to_what_it_names() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("agent.yaml");
     let services = directory.path().join("services.yaml");
-    std::fs::write(&config, format!("node: n1\ndiscovery: {{file: {{path: {}}}}}\n", services.display())).unwrap();
+    std::fs::write(&config, format!("node: n1\ndiscovery: {{file: {{path: {}}}}}\n", services.display()))
+        .unwrap();
     let arguments = ["--config", config.to_str().unwrap()];
 
     let answer = doctor(&namespace, &arguments);
@@ -213,10 +219,8 @@ fn bridges_without_netfilter_are_found() {
         return;
     }
     // Where the kernel has br_netfilter its default is on.
-    let passes = namespace.sysctl(&[
-        ("net/bridge/bridge-nf-call-iptables", "0"),
-        ("net/bridge/bridge-nf-call-ip6tables", "0"),
-    ]);
+    let passes = namespace
+        .sysctl(&[("net/bridge/bridge-nf-call-iptables", "0"), ("net/bridge/bridge-nf-call-ip6tables", "0")]);
     let verdict = doctor(&namespace, &[]);
     assert_eq!(verdict.verdict("bridges"), "warning", "{passes:?}");
 }

@@ -1,8 +1,8 @@
 //! The command as people run it.
+#![allow(clippy::unwrap_used)]
 
 mod doctor;
 mod check_config;
-
 
 /// The program under test.
 fn plimsoll() -> std::process::Command {

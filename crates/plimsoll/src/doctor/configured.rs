@@ -78,19 +78,16 @@ fn keys(configured: &mut Configured, config: &Config) {
         }
         return;
     };
-    configured.findings.push(match plimsoll_store::check_files(&config.store) {
-        Err(error) => {
-            Finding::problem("mesh-key", error.to_string(), "correct the file or `store.mesh.key_file`")
-        }
-        Ok(()) => {
-            let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
-            secrecy(path, mode)
-        }
-    });
+    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    configured.findings.push(plimsoll_store::check_files(&config.store).map_or_else(
+        |error| Finding::problem("mesh-key", error.to_string(), "correct the file or `store.mesh.key_file`"),
+        |()| secrecy(path, mode),
+    ));
 }
 
 fn secrecy(path: &Path, mode: u32) -> Finding {
-    if mode & 0o007 == 0 {
+    let others = mode & 0o007;
+    if others == 0 {
         return Finding::ok("mesh-key", format!("{} holds valid keys", path.display()));
     }
     Finding::warning(

@@ -111,9 +111,7 @@ fn conntrack(count: Option<u64>, max: Option<u64>) -> Finding {
                 _ => Finding::ok("conntrack", what),
             }
         }
-        (None, Some(max)) | (Some(_), Some(max)) => {
-            Finding::ok("conntrack", format!("conntrack may hold {max} connections"))
-        }
+        (_, Some(max)) => Finding::ok("conntrack", format!("conntrack may hold {max} connections")),
     }
 }
 

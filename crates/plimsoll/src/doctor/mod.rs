@@ -115,21 +115,23 @@ fn legacy_tables() -> Vec<String> {
 
 fn text(findings: &[Finding]) -> String {
     let wide = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
-    let mut text = String::new();
-    for finding in findings {
-        text += &format!("{:<7}  {:<wide$}  {}\n", finding.verdict.word(), finding.check, finding.what);
-        if let Some(todo) = &finding.todo {
-            text += &format!("{:<7}  {:<wide$}  -> {todo}\n", "", "");
-        }
+    let mut lines = Vec::new();
+    for Finding { check, verdict, what, todo } in findings {
+        lines.push(format!("{:<7}  {check:<wide$}  {what}", verdict.word()));
+        lines.extend(todo.as_ref().map(|todo| format!("{:<7}  {:<wide$}  -> {todo}", "", "")));
     }
-    let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
-    text += &format!(
-        "\n{} problems, {} warnings, {} notes\n",
-        count(Verdict::Problem),
-        count(Verdict::Warning),
-        count(Verdict::Note)
-    );
-    text
+    let count =
+        |verdict, one: &str| match findings.iter().filter(|finding| finding.verdict == verdict).count() {
+            1 => format!("1 {one}"),
+            number => format!("{number} {one}s"),
+        };
+    let counts = [
+        count(Verdict::Problem, "problem"),
+        count(Verdict::Warning, "warning"),
+        count(Verdict::Note, "note"),
+    ];
+    lines.push(format!("\n{}\n", counts.join(", ")));
+    lines.join("\n")
 }
 
 #[cfg(test)]
@@ -145,7 +147,7 @@ ok       kernel  Linux 6
 PROBLEM  rights  none
                  -> run it as root
 
-1 problems, 0 warnings, 0 notes
+1 problem, 0 warnings, 0 notes
 ";
         assert_eq!(text(&findings), expected);
     }

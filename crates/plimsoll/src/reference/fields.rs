@@ -105,10 +105,10 @@ impl<'a> Page<'a> {
         };
         if is("array") {
             let items = self.resolve(&resolved["items"]);
-            return match items["properties"].is_object() {
-                true => "list of sections".into(),
-                false => format!("list of {}", self.type_of(&resolved["items"])),
-            };
+            if items["properties"].is_object() {
+                return "list of sections".into();
+            }
+            return format!("list of {}", self.type_of(&resolved["items"]));
         }
         let about = resolved["description"].as_str().unwrap_or_default();
         match () {

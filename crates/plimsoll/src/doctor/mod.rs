@@ -1,6 +1,7 @@
 //! `plimsoll doctor`: whether this host can run an agent, what stands in the way, and what to do about it.
 //!
-//! Nothing of this host is changed. What has to be tried is tried in a network namespace made for it.
+//! Nothing of this host is changed. What has to be tried is tried in a network namespace made for it, or asked of the
+//! kernel in a way that it undoes.
 
 mod finding;
 mod files;
@@ -81,7 +82,7 @@ fn examine(options: &Options) -> Vec<Finding> {
         Some(Dataplane::DryRun(_)) | None => nftables::Config::default(),
     };
     // First, for it may load the modules that the others look for.
-    let tried = probe::judge(probe::elsewhere().as_ref());
+    let tried = probe::judge(&probe::tried());
     let mut findings = host::check();
     findings.extend(tried);
     findings.extend(forwarding::check());

@@ -1,12 +1,13 @@
-//! Tries the table for real, in a network namespace that goes with the process that made it: this host's own
-//! tables are never touched.
+//! Tries the table for real, in a network namespace that goes with the process that made it. Where none can be made,
+//! the kernel is asked for the parts in transactions that are never ended, so that it undoes them. Either way this
+//! host's own tables stay as they are.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use plimsoll_core::plan::{Change, Plan};
 use plimsoll_core::service::{EndpointId, Family, Key, Place, Protocol, ServiceId};
 use plimsoll_core::table::{Choose, KeyEntry, Masquerade, ServiceTable, Weighted};
@@ -45,12 +46,23 @@ pub(super) struct Tried {
     pub(super) missing: Vec<String>,
     /// Why a whole table with a Service of each kind could not be made.
     pub(super) no_table: Option<String>,
+    /// Why that was not tried.
+    pub(super) untried: Option<String>,
     /// Whether the kernel removes the table when its process ends.
     pub(super) owned: bool,
 }
 
-/// Has another process of this program try it in a namespace; an error says why no namespace can be made.
-pub(super) fn elsewhere() -> anyhow::Result<Tried> {
+/// Tries it in a namespace, by another process of this program; else asks for the parts here.
+pub(super) fn tried() -> Tried {
+    elsewhere().unwrap_or_else(|why| {
+        let mut tried = Tried { untried: Some(format!("{why:#}")), ..Tried::default() };
+        parts(&mut tried);
+        tried
+    })
+}
+
+/// An error says why no namespace can be made.
+fn elsewhere() -> anyhow::Result<Tried> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let output = Command::new(program)
         .args(["doctor", "--try-table"])
@@ -63,54 +75,48 @@ pub(super) fn elsewhere() -> anyhow::Result<Tried> {
     serde_json::from_slice(&output.stdout).context("this program answered itself something unknown")
 }
 
-/// Tries it in a namespace of the calling process's own. To be called before there are threads.
-pub(super) fn here() -> anyhow::Result<Tried> {
-    namespace::enter_rootless()?;
-    let namespace = namespace::Namespace::bare("doctor")?;
-    Ok(namespace.run(try_all))
+/// Tries it in a namespace of this process's own, and prints what came of it. To be called before there are threads.
+pub(super) fn answer() -> anyhow::Result<()> {
+    let namespace = namespace::enter_rootless().and_then(|()| namespace::Namespace::bare("for doctor"));
+    let namespace = match namespace {
+        Ok(namespace) => namespace,
+        // It says its source itself.
+        Err(error) => bail!("{error}"),
+    };
+    let tried = namespace.run(|| {
+        let mut tried = Tried::default();
+        parts(&mut tried);
+        if tried.no_nf_tables.is_none() {
+            match table() {
+                Ok(owned) => tried.owned = owned,
+                Err(error) => tried.no_table = Some(error.to_string()),
+            }
+        }
+        tried
+    });
+    crate::output::json(&tried)
 }
 
-fn try_all() -> Tried {
-    let mut tried = Tried::default();
-    match missing() {
-        Ok(missing) => tried.missing = missing,
-        Err(error) => {
-            tried.no_nf_tables = Some(error.to_string());
-            return tried;
+fn parts(tried: &mut Tried) {
+    let asked = Socket::open(netlink::Protocol::Netfilter).and_then(|mut socket| {
+        tried.owned = undone(&mut socket, OWNER, &[])?.is_empty();
+        undone(&mut socket, 0, &EXPRESSIONS.map(|(name, _)| name))
+    });
+    match asked {
+        Ok(refused) => {
+            // The table itself comes first.
+            if let Some((_, errno)) = refused.iter().find(|(index, _)| *index == 0) {
+                tried.no_nf_tables = Some(std::io::Error::from_raw_os_error(*errno).to_string());
+                return;
+            }
+            tried.missing = refused
+                .iter()
+                .filter(|(index, errno)| *index > 1 && *errno == NO_SUCH)
+                .map(|(index, _)| EXPRESSIONS[index - 2].0.to_owned())
+                .collect();
         }
+        Err(error) => tried.no_nf_tables = Some(error.to_string()),
     }
-    match table() {
-        Ok(owned) => tried.owned = owned,
-        Err(error) => tried.no_table = Some(error.to_string()),
-    }
-    tried
-}
-
-/// Adds a rule with each expression, without telling it anything.
-fn missing() -> anyhow::Result<Vec<String>> {
-    let mut socket = Socket::open(netlink::Protocol::Netfilter)?;
-    commit(&mut socket, |batch| {
-        batch.message(NEW_TABLE, CREATE | ACK, &nfgenmsg(INET, 0), |m| m.text(1, TABLE));
-        batch.message(NEW_CHAIN, CREATE, &nfgenmsg(INET, 0), |m| {
-            m.text(1, TABLE);
-            m.text(3, CHAIN);
-        });
-    })?
-    .map_or(Ok(()), |errno| Err(std::io::Error::from_raw_os_error(errno)))?;
-    let mut missing = Vec::new();
-    for (name, _) in EXPRESSIONS {
-        let refused = commit(&mut socket, |batch| {
-            batch.message(NEW_RULE, CREATE | APPEND | ACK, &nfgenmsg(INET, 0), |m| {
-                m.text(1, TABLE);
-                m.text(2, CHAIN);
-                m.nest(4, |m| m.nest(1, |m| m.text(1, name)));
-            });
-        })?;
-        if refused == Some(NO_SUCH) {
-            missing.push(name.to_owned());
-        }
-    }
-    Ok(missing)
 }
 
 /// `linux/netfilter/nf_tables.h`, `nfnetlink.h`
@@ -120,19 +126,35 @@ const NEW_TABLE: u16 = NF_TABLES << 8;
 const NEW_CHAIN: u16 = NEW_TABLE | 3;
 const NEW_RULE: u16 = NEW_TABLE | 6;
 const BATCH_BEGIN: u16 = 16;
-const BATCH_END: u16 = 17;
+const OWNER: u32 = 2;
 const TABLE: &str = "plimsoll_doctor";
 const CHAIN: &str = "expressions";
 
-/// Sends a transaction; the number of the first error, if it was refused.
-fn commit(socket: &mut Socket, write: impl FnOnce(&mut Builder)) -> Result<Option<i32>, netlink::Error> {
+/// Asks for a table with these flags, a chain, and a rule with each expression that is not told anything, in a batch
+/// without an end: the kernel checks all of it and undoes it. Returns what was refused, by its place, with the error.
+fn undone(socket: &mut Socket, flags: u32, names: &[&str]) -> Result<Vec<(usize, i32)>, netlink::Error> {
     let mut batch = Builder::new();
     batch.message(BATCH_BEGIN, 0, &nfgenmsg(0, NF_TABLES), |_| {});
-    write(&mut batch);
-    batch.message(BATCH_END, 0, &nfgenmsg(0, NF_TABLES), |_| {});
+    let first = batch.message(NEW_TABLE, CREATE | ACK, &nfgenmsg(INET, 0), |m| {
+        m.text(1, TABLE);
+        m.be32(2, flags);
+    });
+    batch.message(NEW_CHAIN, CREATE, &nfgenmsg(INET, 0), |m| {
+        m.text(1, TABLE);
+        m.text(3, CHAIN);
+    });
+    for name in names {
+        batch.message(NEW_RULE, CREATE | APPEND, &nfgenmsg(INET, 0), |m| {
+            m.text(1, TABLE);
+            m.text(2, CHAIN);
+            m.nest(4, |m| m.nest(1, |m| m.text(1, name)));
+        });
+    }
     let mut refusals = Vec::new();
     socket.transact(batch.bytes(), &mut refusals)?;
-    Ok(refusals.first().map(|refusal| refusal.errno))
+    // A refusal of the batch itself names its begin, and is one of the table.
+    let place = |seq: u32| seq.saturating_sub(first) as usize;
+    Ok(refusals.iter().map(|refusal| (place(refusal.seq), refusal.errno)).collect())
 }
 
 /// Makes the agent's table with a Service of each family, with and without affinity, and says whether it is owned.
@@ -182,26 +204,23 @@ fn service(family: Family, protocol: Protocol, affinity: Option<Duration>) -> (C
     (Change::Replace(id, table), endpoint)
 }
 
-/// What it means; `why` the table could not be tried, if it could not.
-pub(super) fn judge(tried: Result<&Tried, &anyhow::Error>) -> Vec<Finding> {
-    let tried = match tried {
-        Ok(tried) => tried,
-        Err(why) => {
-            return vec![Finding::note(
+/// What it means.
+pub(super) fn judge(tried: &Tried) -> Vec<Finding> {
+    if let Some(why) = &tried.no_nf_tables {
+        return vec![match &tried.untried {
+            None => Finding::problem(
+                "nf-tables",
+                format!("the kernel has no nf_tables: {why}"),
+                "`modprobe nf_tables`, or use a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET",
+            ),
+            Some(reason) => Finding::note(
                 "nf-tables",
                 format!(
-                    "the table could not be tried, so it is not known whether this kernel can do it: {why:#}"
+                    "it is not known whether this kernel can do it: {why}; no namespace to try it in: {reason}"
                 ),
                 "run doctor as root, or where users may make namespaces",
-            )];
-        }
-    };
-    if let Some(why) = &tried.no_nf_tables {
-        return vec![Finding::problem(
-            "nf-tables",
-            format!("the kernel has no nf_tables: {why}"),
-            "`modprobe nf_tables`, or use a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET",
-        )];
+            ),
+        }];
     }
     let mut findings = Vec::new();
     if !tried.missing.is_empty() {
@@ -216,19 +235,26 @@ pub(super) fn judge(tried: Result<&Tried, &anyhow::Error>) -> Vec<Finding> {
             format!("nf_tables lacks what our rules need: {}", tried.missing.join(", ")),
             format!("load their modules, or use a kernel with {}", options.join(", ")),
         ));
+        return findings;
     }
-    match &tried.no_table {
-        Some(why) if findings.is_empty() => findings.push(Finding::problem(
+    findings.push(match (&tried.no_table, &tried.untried) {
+        (Some(why), _) => Finding::problem(
             "nf-tables",
             format!("our table cannot be made: {why}"),
             "use kernel 5.12 or newer with nf_tables, inet nat, concatenated and interval maps",
-        )),
-        Some(_) => {}
-        None => {
-            findings
-                .push(Finding::ok("nf-tables", "our table was made in a namespace of its own and is gone"));
-            findings.push(owner(tried.owned));
-        }
+        ),
+        (None, Some(reason)) => Finding::note(
+            "nf-tables",
+            format!(
+                "nf_tables has all expressions we need; the whole table was not tried, for want of a network \
+                 namespace: {reason}"
+            ),
+            "run doctor as root with all rights to be sure",
+        ),
+        (None, None) => Finding::ok("nf-tables", "our table was made in a namespace of its own and is gone"),
+    });
+    if tried.no_table.is_none() {
+        findings.push(owner(tried.owned));
     }
     findings
 }
@@ -245,33 +271,29 @@ fn owner(owned: bool) -> Finding {
     )
 }
 
-/// Prints what was tried: what [`elsewhere`] reads.
-pub(super) fn answer() -> anyhow::Result<()> {
-    let tried = here().map_err(|error| anyhow!("no network namespace: {error:#}"))?;
-    crate::output::json(&tried)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::finding::Verdict;
     use super::*;
 
     fn verdicts(tried: &Tried) -> Vec<(String, Verdict)> {
-        judge(Ok(tried)).into_iter().map(|finding| (finding.check, finding.verdict)).collect()
+        judge(tried).into_iter().map(|finding| (finding.check, finding.verdict)).collect()
     }
 
     #[test]
     fn what_was_tried_is_judged() {
+        let of = |verdict| ("nf-tables".to_owned(), verdict);
         let all = Tried { owned: true, ..Tried::default() };
-        assert_eq!(verdicts(&all), [("nf-tables".into(), Verdict::Ok), ("owner".into(), Verdict::Ok)]);
+        assert_eq!(verdicts(&all), [of(Verdict::Ok), ("owner".into(), Verdict::Ok)]);
         assert_eq!(verdicts(&Tried::default())[1], ("owner".into(), Verdict::Warning));
         let none = Tried { no_nf_tables: Some("no".into()), ..Tried::default() };
-        assert_eq!(verdicts(&none), [("nf-tables".into(), Verdict::Problem)]);
+        assert_eq!(verdicts(&none), [of(Verdict::Problem)]);
         let broken = Tried { no_table: Some("no".into()), ..Tried::default() };
-        assert_eq!(verdicts(&broken), [("nf-tables".into(), Verdict::Problem)]);
-        let unknown = judge(Err(&anyhow!("not allowed")));
-        assert_eq!((unknown.len(), unknown[0].verdict), (1, Verdict::Note));
-        assert!(unknown[0].what.contains("not allowed"));
+        assert_eq!(verdicts(&broken), [of(Verdict::Problem)]);
+        let parts = Tried { untried: Some("not allowed".into()), owned: true, ..Tried::default() };
+        assert_eq!(verdicts(&parts), [of(Verdict::Note), ("owner".into(), Verdict::Ok)]);
+        let unknown = Tried { untried: Some("not allowed".into()), ..none };
+        assert_eq!(verdicts(&unknown), [of(Verdict::Note)]);
     }
 
     #[test]
@@ -281,9 +303,31 @@ mod tests {
             no_table: Some("x".into()),
             ..Tried::default()
         };
-        let findings = judge(Ok(&tried));
+        let findings = judge(&tried);
         assert_eq!(findings.len(), 1);
         let todo = findings[0].todo.as_deref().unwrap();
         assert!(todo.contains("CONFIG_NFT_FIB_INET, CONFIG_NFT_NUMGEN"), "{todo}");
+    }
+
+    #[test]
+    fn what_is_asked_for_is_undone_and_what_is_unknown_is_seen() {
+        if !plimsoll_lab::available(&["nft"]) {
+            return;
+        }
+        let namespace = namespace::Namespace::bare("parts").unwrap();
+        let refused = namespace.run(|| {
+            let mut socket = Socket::open(netlink::Protocol::Netfilter).unwrap();
+            undone(&mut socket, OWNER, &["numgen", "no_such_thing", "nat"]).unwrap()
+        });
+        let missing: Vec<usize> =
+            refused.iter().filter(|(_, errno)| *errno == NO_SUCH).map(|(place, _)| *place).collect();
+        assert_eq!(missing, [3], "{refused:?}");
+        assert_eq!(namespace.text("nft", &["list", "ruleset"]).unwrap(), "");
+        let tried = namespace.run(|| {
+            let mut tried = Tried::default();
+            parts(&mut tried);
+            tried
+        });
+        assert_eq!(tried, Tried { owned: true, ..Tried::default() });
     }
 }

@@ -185,14 +185,16 @@ mod tests {
                     "bits_mask": {"type": "integer", "default": 255},
                     "word": {"anyOf": [{"$ref": "#/$defs/Word"}, {"type": "null"}], "default": null},
                 }},
-                "Word": {"description": "A word.", "oneOf": [{"const": "a"}, {"const": "b"}]},
+                "Word": {"description": "A word.", "oneOf": [
+                    {"const": "a", "description": "First."}, {"const": "b", "description": "Second."},
+                ]},
                 "How": {"oneOf": [
                     {"const": "plain", "description": "Plainly."},
                     {"description": "Well.", "properties": {"well": {"properties": {"x": {"type": "number"}}}}},
                 ]},
             },
         });
-        expect![[r"
+        expect![[r#"
             ## Fields
 
             | field | type | default | meaning |
@@ -226,6 +228,13 @@ mod tests {
             | `bits_mask` | whole number | `0x000000ff` |  |
             | `word` | `a`, `b` | – | A word. |
 
+            ## `many[].word`
+
+            A word. One of:
+
+            * `a`: First.
+            * `b`: Second.
+
             ## `rest`
 
             The rest.
@@ -235,7 +244,14 @@ mod tests {
             | `bits_mask` | whole number | `0x000000ff` |  |
             | `word` | `a`, `b` | – | A word. |
 
-        "]]
+            ## `rest.word`
+
+            A word. One of:
+
+            * `a`: First.
+            * `b`: Second.
+
+        "#]]
         .assert_eq(&page(&schema, "Fields"));
     }
 }

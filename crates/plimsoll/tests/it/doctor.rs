@@ -206,6 +206,51 @@ fn a_configuration_is_followed_to_what_it_names() {
     assert_eq!((answer.verdict("api-port"), answer.code), ("problem", Some(3)));
 }
 
+/// An agent that ends with the test.
+struct Agent(std::process::Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_running_agent_is_told_from_strangers() {
+    if !available(&["ip", "nft"]) {
+        return;
+    }
+    let namespace = namespace();
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("agent.yaml");
+    let services = directory.path().join("services.yaml");
+    std::fs::write(&services, "services: []\n").unwrap();
+    std::fs::write(
+        &config,
+        format!(
+            "node: n1\ndiscovery: {{file: {{path: {}}}}}\nstore: {{mesh: {{bind: '127.0.0.1:9653'}}}}\n",
+            services.display()
+        ),
+    )
+    .unwrap();
+    let mut command = plimsoll();
+    command.args(["agent", "--log", "warn", "--config"]).arg(&config);
+    let mut agent = Agent(namespace.start(&mut command).unwrap());
+    let arguments = ["--config", config.to_str().unwrap()];
+    let mut answer = doctor(&namespace, &arguments);
+    let ready = plimsoll_lab::eventually(std::time::Duration::from_secs(20), || {
+        assert!(agent.0.try_wait().unwrap().is_none(), "the agent ended");
+        answer = doctor(&namespace, &arguments);
+        ["table", "api-port", "mesh-port"].iter().all(|check| {
+            let finding = answer.finding(check);
+            finding["verdict"] == "ok" && finding["what"].as_str().unwrap().contains("running agent")
+        })
+    });
+    assert!(ready, "{:?}", answer.findings);
+    assert!(answer.ok, "{:?}", answer.findings);
+}
+
 #[test]
 fn bridges_without_netfilter_are_found() {
     if !available(&["ip", "nft"]) {

@@ -281,3 +281,87 @@ fn is_translated_match(data: &Attributes<'_>) -> bool {
         && matches!((half(146), half(148), half(150)), (Some(flags), Some(inverted), Some(states))
             if flags & STATE != 0 && inverted & STATE == 0 && states & DNAT != 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_dataplane::netlink::{ACK, messages};
+
+    use super::*;
+
+    /// The rule that these expressions make.
+    fn read(write: impl FnOnce(&mut Builder)) -> Rule {
+        let mut builder = Builder::new();
+        builder.message(GET_RULE, ACK, &nfgenmsg(2, 0), |m| {
+            m.text(1, "mangle");
+            m.text(2, "PREROUTING");
+            m.nest(4, write);
+        });
+        let message = messages(builder.bytes()).next().unwrap();
+        rule("ip", &message.attributes(4)).unwrap()
+    }
+
+    /// A match or target of iptables with what it was told, as iptables 1.8.9 sends it.
+    fn extension(m: &mut Builder, kind: &str, name: &str, revision: u32, info: &[u8]) {
+        m.nest(1, |m| {
+            m.text(1, kind);
+            m.nest(2, |m| {
+                m.text(1, name);
+                m.be32(2, revision);
+                m.bytes_of(3, info);
+            });
+        });
+    }
+
+    fn verdict(m: &mut Builder, code: u32) {
+        m.nest(1, |m| {
+            m.text(1, "immediate");
+            m.nest(2, |m| m.nest(2, |m| m.nest(2, |m| m.be32(1, code))));
+        });
+    }
+
+    fn mark_bits_of(info: [u32; 3], mode: u8) -> u32 {
+        let mut bytes: Vec<u8> = info.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        bytes.extend([0, 0, mode, 0]);
+        read(|m| extension(m, "target", "CONNMARK", 2, &bytes)).mark_bits
+    }
+
+    #[test]
+    fn the_targets_of_iptables_are_understood() {
+        assert_eq!(mark_bits_of([0, u32::MAX, u32::MAX], 2), 0, "--restore-mark");
+        assert_eq!(mark_bits_of([0x4000, 0x4000, u32::MAX], 0), 0x4000, "--set-mark 0x4000/0x4000");
+        assert_eq!(mark_bits_of([0, u32::MAX, u32::MAX], 1), u32::MAX, "--save-mark");
+        let older = [[0, 0, 0, 0], [0, 0xff, 0, 0], [0; 4], [0; 4]].concat();
+        let older = read(|m| extension(m, "target", "CONNMARK", 1, &older)).mark_bits;
+        assert_eq!(older.to_ne_bytes(), [0, 0xff, 0, 0], "revision 1 has its mode two bytes before");
+        assert!(read(|m| extension(m, "target", "REJECT", 0, &[0; 8])).drops_all);
+    }
+
+    #[test]
+    fn a_rule_for_translated_connections_is_told_from_its_opposite() {
+        let ctstate = |inverted: u16, states: u16| {
+            let mut info = [0; 168];
+            for (at, half) in [(146, 1), (148, inverted), (150, states)] {
+                info[at..at + 2].copy_from_slice(&half.to_ne_bytes());
+            }
+            read(|m| {
+                extension(m, "match", "conntrack", 3, &info);
+                verdict(m, ACCEPT);
+            })
+            .accepts_translated
+        };
+        assert!(ctstate(0, 0x80), "--ctstate DNAT");
+        assert!(!ctstate(1, 0x80), "! --ctstate DNAT");
+        assert!(!ctstate(0, 0x06), "--ctstate RELATED,ESTABLISHED");
+    }
+
+    #[test]
+    fn only_a_rule_without_a_condition_drops_all() {
+        assert!(read(|m| verdict(m, DROP)).drops_all);
+        assert!(!read(|m| verdict(m, ACCEPT)).drops_all);
+        let with_condition = read(|m| {
+            extension(m, "match", "tcp", 0, &[]);
+            verdict(m, DROP);
+        });
+        assert!(!with_condition.drops_all);
+    }
+}

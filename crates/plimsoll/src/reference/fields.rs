@@ -194,7 +194,7 @@ mod tests {
                 ]},
             },
         });
-        expect![[r#"
+        expect![[r"
             ## Fields
 
             | field | type | default | meaning |
@@ -251,7 +251,7 @@ mod tests {
             * `a`: First.
             * `b`: Second.
 
-        "#]]
+        "]]
         .assert_eq(&page(&schema, "Fields"));
     }
 }

@@ -101,28 +101,6 @@ fn a_last_rule_that_rejects_is_found() {
 }
 
 #[test]
-fn the_rules_of_iptables_are_understood() {
-    if !available(&["ip", "nft", "iptables-nft"]) {
-        return;
-    }
-    let namespace = namespace();
-    let iptables = |line: &str| {
-        namespace.text("iptables-nft", &line.split(' ').collect::<Vec<_>>()).unwrap();
-    };
-    iptables("-P FORWARD DROP");
-    iptables("-t mangle -A PREROUTING -j CONNMARK --restore-mark");
-    iptables("-t mangle -A PREROUTING -j CONNMARK --set-mark 0x4000/0x4000");
-    let answer = doctor(&namespace, &[]);
-    assert_eq!(answer.verdict("forward-drop"), "warning");
-    assert_eq!(answer.verdict("mark"), "ok", "{}", answer.finding("mark"));
-    iptables("-I FORWARD -m conntrack --ctstate DNAT -j ACCEPT");
-    iptables("-t mangle -A PREROUTING -j CONNMARK --save-mark");
-    let answer = doctor(&namespace, &[]);
-    assert_eq!(answer.verdict("forward-drop"), "ok", "{}", answer.finding("forward-drop"));
-    assert_eq!(answer.verdict("mark"), "warning");
-}
-
-#[test]
 fn a_chain_that_decides_first_is_found() {
     if !available(&["ip", "nft"]) {
         return;

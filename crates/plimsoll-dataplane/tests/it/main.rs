@@ -8,3 +8,4 @@ mod traffic;
 mod stage;
 mod counting;
 mod sources;
+mod sctp;

@@ -21,6 +21,15 @@ use crate::owner::{EVENTS, Owner, QUESTIONS};
 use crate::ready::Readiness;
 use crate::tasks::{API, DATAPLANE, DISCOVERY, OWNER, STORE, Stops, Tasks};
 
+/// Checks a configuration with the files it names, and starts nothing.
+pub fn check(config: &Config) -> Result<(), Error> {
+    config.check()?;
+    config.node_name()?;
+    plimsoll_discovery::check(&config.discovery)?;
+    plimsoll_store::check_files(&config.store)?;
+    Ok(())
+}
+
 /// Runs an agent until `stop`, or until something it cannot do without fails. Either way nothing stays behind in
 /// the kernel.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {

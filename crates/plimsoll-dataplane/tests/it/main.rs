@@ -5,4 +5,5 @@
 mod namespace;
 mod nftables;
 mod stage;
+mod traffic;
 mod counting;

@@ -1,0 +1,86 @@
+//! What agents say is open is what servers have open, on every node and in both families.
+
+use plimsoll_lab::client::{Arrival, Client, End, Limits};
+use plimsoll_lab::{available, eventually};
+
+use crate::stage::{PROGRAMS, SOON, Stage, http};
+
+#[test]
+fn every_node_knows_exactly_what_is_open_after_a_burst() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let stage = Stage::running(3, 2);
+    let held: Vec<_> = (0..3).map(|node| stage.hold(node, 10 * (node + 1))).collect();
+    let mut clients = Vec::new();
+    for caller in &stage.callers {
+        for v6 in [false, true] {
+            // 400 at once, of which every tenth stays.
+            let arrivals = (0..400_u32).map(move |index| {
+                let at = std::time::Duration::from_micros(500) * index;
+                let service = (index % 10 != 0).then_some(at / 10);
+                Arrival { at, to: http(v6), service }
+            });
+            let limits = Limits { open: 1_000, ..Limits::default() };
+            clients.push(Client::start(&caller.namespace, arrivals, limits).unwrap());
+        }
+    }
+    let settled = || clients.iter().all(|client| client.opened() == 400 && client.open() == 40);
+    assert!(eventually(SOON, settled), "{:?}", clients.iter().map(Client::open).collect::<Vec<_>>());
+    let open = || stage.endpoints.iter().map(|endpoint| endpoint.open()).sum::<u64>();
+    assert!(eventually(SOON, || open() == 60 + 6 * 40), "{}", open());
+    stage.assert_counts(&[0, 1, 2]);
+    held.iter().for_each(|held| held.assert_alive());
+
+    for client in clients {
+        assert!(client.stop().iter().all(|outcome| outcome.end == End::Served));
+    }
+    assert!(eventually(SOON, || open() == 60), "{}", open());
+    stage.assert_counts(&[0, 1, 2]);
+    drop(held);
+    assert!(eventually(SOON, || open() == 0), "{}", open());
+    stage.assert_counts(&[0, 1, 2]);
+}
+
+#[test]
+fn an_agent_that_starts_late_counts_right_from_its_first_report() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let mut stage = Stage::new(2, 2);
+    stage.agents[1].start();
+    stage.wait_serving(1);
+    // From node 0 through the table below, from node 1 through its agent.
+    let held = [stage.hold(0, 30), stage.hold(1, 30)];
+    let ended = stage.hold(0, 30);
+    drop(ended);
+    let open = || stage.endpoints.iter().map(|endpoint| endpoint.open()).sum::<u64>();
+    assert!(eventually(SOON, || open() == 60));
+
+    stage.agents[0].start();
+    // The other agent's view from the first moment on that it has a report of the new one.
+    let id = stage.endpoints[0].id(false);
+    let mut first = Vec::new();
+    let heard = eventually(SOON, || {
+        let view = stage.agents[1].explain("http");
+        let endpoint = view[0].endpoints.iter().find(|endpoint| endpoint.endpoint == id).unwrap();
+        let is_heard = endpoint.reported_by == "node0";
+        first = view.into();
+        is_heard
+    });
+    assert!(heard, "{first:?}");
+    for endpoint in stage.endpoints.iter().filter(|endpoint| endpoint.node == 0) {
+        for (v6, explanation) in [false, true].into_iter().zip(&first) {
+            let id = endpoint.id(v6);
+            let said = explanation.endpoints.iter().find(|endpoint| endpoint.endpoint == id).unwrap();
+            let open = endpoint.servers[usize::from(v6)].open();
+            assert_eq!(said.open, open as f64, "{id} in the first report");
+        }
+    }
+    stage.agents[0].wait_ready();
+    let wrong = stage.wrong_counts(0);
+    let own = |id: &String| stage.endpoints.iter().any(|e| e.node == 0 && [e.id(false), e.id(true)].contains(id));
+    assert!(!wrong.iter().any(|(id, ..)| own(id)), "at its first count: {wrong:?}");
+    stage.assert_counts(&[0, 1]);
+    held.iter().for_each(|held| held.assert_alive());
+}

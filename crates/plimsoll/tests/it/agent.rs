@@ -130,9 +130,11 @@ impl Drop for Agent {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.log();
-            let last: Vec<&str> = log.lines().rev().take(20).collect();
+            // Not the line with the whole configuration.
+            let last: Vec<&str> = log.lines().filter(|line| !line.contains("config=")).collect();
+            let last = &last[last.len().saturating_sub(20)..];
             eprintln!("--- {} ends:", self.log.display());
-            last.iter().rev().for_each(|line| eprintln!("{line}"));
+            last.iter().for_each(|line| eprintln!("{line}"));
         }
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();

@@ -14,10 +14,10 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::error::Error;
 use crate::metrics::{EdgeHealth, Metrics};
 use crate::owner::Question;
 use crate::ready::Readiness;
-use crate::run::Error;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -49,8 +49,11 @@ pub(crate) async fn serve(
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.map_err(Error::Api)
 }
 
-/// Alive is an agent whose owner answers.
+/// Alive is an agent whose owner answers, or that is still starting.
 async fn livez(State(shared): State<Shared>) -> Response {
+    if !shared.readiness.awaited().is_empty() {
+        return "starting\n".into_response();
+    }
     match ask(&shared, Question::Status).await {
         Ok(_) => "ok\n".into_response(),
         Err(problem) => problem,

@@ -3,14 +3,17 @@
 //! One task owns the balancer; every other task sends it events over a bounded queue and gets commands or
 //! immutable values back. [`run`] is the composition root.
 
-mod ready;
 mod clock;
+mod ready;
 mod metrics;
 mod config;
+mod error;
 mod owner;
 mod adapters;
 mod http;
+mod tasks;
 mod run;
 
 pub use config::{Config, ConfigError};
-pub use run::{Error, run};
+pub use error::Error;
+pub use run::run;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use plimsoll_api::{Explanation, Node, Status};
+use plimsoll_api::{Explanation, Node, ServiceSummary, Status};
 use plimsoll_core::balancer::{Balancer, Command, Event, Notice};
 use plimsoll_core::plan::Plan;
 use plimsoll_core::report::Report;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
+use crate::error::Error;
 use crate::metrics::{Kind, Metrics};
 use crate::ready::{Awaited, Readiness};
 
@@ -57,7 +58,7 @@ impl Owner {
         mut events: mpsc::Receiver<Event>,
         mut questions: mpsc::Receiver<Question>,
         stop: CancellationToken,
-    ) {
+    ) -> Result<(), Error> {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let wake = self.clock.instant(self.balancer.next_wake());
@@ -69,11 +70,11 @@ impl Owner {
             };
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return Ok(()),
                 Some(question) = questions.recv() => self.answer(question),
                 received = events.recv_many(&mut batch, BATCH) => {
                     if received == 0 {
-                        return;
+                        return Ok(());
                     }
                     for event in batch.drain(..) {
                         self.take_in(event);
@@ -144,7 +145,7 @@ impl Owner {
                 .balancer
                 .services()
                 .filter_map(|id| self.balancer.explain(now, id))
-                .map(|explanation| plimsoll_api::summary(&Explanation::new(&self.node, &explanation)))
+                .map(|explanation| ServiceSummary::new(&Explanation::new(&self.node, &explanation)))
                 .collect(),
             nodes: self.balancer.nodes(now).iter().map(Node::new).collect(),
         }

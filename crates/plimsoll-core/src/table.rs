@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::order::{self, MAX_ENDPOINTS};
 use crate::service::{EndpointId, Key, Mode, Place, Protocol, Service, ServiceId, TrafficPolicy};
 
 /// The weight of a sole endpoint; shares are quantised to `1 / FULL_WEIGHT`.
@@ -79,9 +80,6 @@ pub struct Table {
     pub known: Arc<BTreeSet<EndpointId>>,
 }
 
-/// The most endpoints a list may have; a Service with more is left to the proxy below.
-pub const MAX_ENDPOINTS: usize = 16_384;
-
 /// Why a key is left to the proxy below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Left {
@@ -97,12 +95,16 @@ pub enum Left {
 
 impl std::fmt::Display for Left {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Left::Observed => "the Service is only observed",
-            Left::NoEndpoint => "no endpoint may serve it",
-            Left::NoLocalEndpoint => "its traffic policy is Local and this node has no endpoint of it",
-            Left::TooManyEndpoints => "it has more endpoints than can be balanced (16384)",
-        })
+        match self {
+            Left::Observed => f.write_str("the Service is only observed"),
+            Left::NoEndpoint => f.write_str("no endpoint may serve it"),
+            Left::NoLocalEndpoint => {
+                f.write_str("its traffic policy is Local and this node has no endpoint of it")
+            }
+            Left::TooManyEndpoints => {
+                write!(f, "it has more endpoints than can be balanced ({MAX_ENDPOINTS})")
+            }
+        }
     }
 }
 
@@ -118,7 +120,7 @@ pub fn keys(service: &Service, cluster: usize, local: usize) -> (Vec<KeyEntry>, 
         };
         let reason = if service.mode == Mode::Observe {
             Some(Left::Observed)
-        } else if cluster > MAX_ENDPOINTS {
+        } else if order::steps(cluster).is_none() {
             Some(Left::TooManyEndpoints)
         } else if needed == 0 && entry.choose == Choose::Local && cluster > 0 {
             Some(Left::NoLocalEndpoint)

@@ -6,6 +6,7 @@
 pub mod netlink;
 pub mod conntrack;
 pub mod nftables;
+pub mod dry_run;
 
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub trait Dataplane: Send {
 pub enum Config {
     /// A table of its own in front of the installed proxy.
     Nftables(nftables::Config),
+    /// Nothing: counts by dumps, for a look at what would be done.
+    DryRun(dry_run::Config),
 }
 
 impl Default for Config {
@@ -51,10 +54,16 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The dataplane that touches nothing.
+    pub fn dry_run() -> Config {
+        Config::DryRun(dry_run::Config::default())
+    }
+
     /// Which dataplane it is, in a word.
     pub fn kind(&self) -> &'static str {
         match self {
             Config::Nftables(_) => "nftables",
+            Config::DryRun(_) => "dry_run",
         }
     }
 
@@ -62,6 +71,7 @@ impl Config {
     pub fn check(&self, renewal: Duration) -> Result<(), Error> {
         match self {
             Config::Nftables(config) => config.check(renewal),
+            Config::DryRun(config) => config.check(),
         }
     }
 
@@ -69,6 +79,8 @@ impl Config {
     pub fn lease(&self) -> Span {
         match self {
             Config::Nftables(config) => config.lease,
+            // There is nothing to renew.
+            Config::DryRun(_) => nftables::Config::default().lease,
         }
     }
 }
@@ -86,6 +98,7 @@ pub fn build(config: &Config, node: &NodeName, horizon: Duration) -> Result<Box<
             let terms = nftables::Terms::new(setup, slot_length);
             Ok(Box::new(nftables::NftablesDataplane::open(config.clone(), terms)?))
         }
+        Config::DryRun(config) => Ok(Box::new(dry_run::DryRun::open(config, slot_length)?)),
     }
 }
 

@@ -320,12 +320,15 @@ impl Serving {
         if behaviour == Behaviour::ResetAtOnce as u8 {
             return Close::Reset.close(stream);
         }
+        // Counted first: whoever is greeted finds the connection counted.
+        self.shared.open.fetch_add(1, Ordering::SeqCst);
         let ready = stream.set_nonblocking(true).is_ok()
             && (behaviour == Behaviour::Silent as u8 || stream.write_all(&self.greeting).is_ok());
         let token = self.token();
         if ready && self.poll.add(&stream, token, EventFlags::IN).is_ok() {
-            self.shared.open.fetch_add(1, Ordering::SeqCst);
             self.connections.insert(token, Connection { stream, request: Vec::new() });
+        } else {
+            self.shared.open.fetch_sub(1, Ordering::SeqCst);
         }
     }
 

@@ -44,10 +44,13 @@ pub(crate) struct Options {
     log_json: bool,
 }
 
-pub(crate) fn run(options: Options) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let mut config = Config::load(&options.config)?;
     if options.node.is_some() {
         config.node.clone_from(&options.node);
+    }
+    if options.dry_run {
+        config.dataplane = plimsoll_dataplane::Config::dry_run();
     }
     if options.check_config {
         config.node_name()?;
@@ -55,7 +58,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<ExitCode> {
         out.write_all(config.to_yaml()?.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    log(&options)?;
+    log(options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
@@ -74,9 +77,9 @@ fn log(options: &Options) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(output::wants_colour(&std::io::stderr()));
     if options.log_json {
-        builder.json().init()
+        builder.json().init();
     } else {
-        builder.init()
+        builder.init();
     }
     Ok(())
 }

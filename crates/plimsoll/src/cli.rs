@@ -54,7 +54,7 @@ impl Cli {
     /// Carries out the command.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Agent(options) => agent::run(options),
+            Command::Agent(options) => agent::run(&options),
             Command::Status(options) => status::run(&options),
             Command::Explain(options) => explain::run(&options),
             Command::Top(options) => top::run(&options),

@@ -5,7 +5,7 @@ use plimsoll_discovery::Discovery;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::run::Error;
+use crate::error::Error;
 
 pub(crate) async fn run(
     mut discovery: Box<dyn Discovery>,

@@ -8,8 +8,8 @@ use plimsoll_store::{Health, Heard, Store};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::error::Error;
 use crate::metrics::{Kind, Metrics};
-use crate::run::Error;
 
 /// How often the store's health is looked at.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(1);

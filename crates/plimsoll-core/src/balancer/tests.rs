@@ -1,5 +1,6 @@
 //! The balancer as its callers meet it: events in, commands out.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::*;
@@ -235,7 +236,7 @@ fn leases_are_renewed_every_third_while_this_node_counts() {
 fn an_observed_service_is_counted_but_not_taken() {
     let mut balancer = balancer();
     let observed = Service { mode: Mode::Observe, ..service("web", &[(1, "n1")]) };
-    let plan = plan(balancer.on(at(0.0), all(&[observed.clone()])));
+    let plan = plan(balancer.on(at(0.0), all(std::slice::from_ref(&observed))));
     assert_eq!(plan.host, [id(1)].into());
     let Change::Replace(_, table) = &plan.changes[0] else { panic!("{plan:?}") };
     assert!(table.keys.is_empty());
@@ -246,7 +247,7 @@ fn an_observed_service_is_counted_but_not_taken() {
 fn a_local_key_without_a_local_endpoint_is_left_with_a_reason() {
     let mut balancer = balancer();
     let local = Service { internal_policy: TrafficPolicy::Local, ..service("web", &[(2, "n2")]) };
-    balancer.on(at(0.0), all(&[local.clone()]));
+    balancer.on(at(0.0), all(std::slice::from_ref(&local)));
     balancer.on(at(0.0), Event::Applied(Ok(())));
     assert_eq!(balancer.explain(at(0.0), &local.id).unwrap().left[0].1, Left::NoLocalEndpoint);
     let both = Service { internal_policy: TrafficPolicy::Local, ..service("web", &[(1, "n1"), (2, "n2")]) };
@@ -270,7 +271,7 @@ fn the_same_events_give_the_same_commands() {
                 3 => Event::Applied(Ok(())),
                 _ => Event::Wake,
             };
-            log.push_str(&format!("{:?}\n", balancer.on(now, event)));
+            writeln!(log, "{:?}", balancer.on(now, event)).unwrap();
         }
         log
     };

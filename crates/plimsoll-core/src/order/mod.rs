@@ -13,6 +13,9 @@ const STEPS_PER_ENDPOINT: usize = 64;
 /// one more.
 const MOST_STEPS: u32 = 32_768;
 
+/// The most endpoints a list may have: each must be able to weigh less than another.
+pub const MAX_ENDPOINTS: usize = MOST_STEPS as usize / 2;
+
 /// The number of steps `W` for so many endpoints: the smallest power of two that is at least 1,024 and at least 64
 /// per endpoint, at most 32,768; `None` when there are more than `W / 2` endpoints, too many to weigh.
 pub fn steps(endpoints: usize) -> Option<u32> {

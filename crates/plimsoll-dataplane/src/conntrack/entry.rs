@@ -141,6 +141,24 @@ impl Entry {
         Some(Entry { protocol, original, reply, id, mark, status, tcp, zone, directed_zone })
     }
 
+    /// A TCP connection between these, for tests without a kernel.
+    #[cfg(test)]
+    pub(crate) fn sample(client: SocketAddr, endpoint: EndpointId, translated: bool) -> Entry {
+        let serves = SocketAddr::new(endpoint.address, endpoint.port);
+        let asked = if translated { SocketAddr::new([10, 96, 0, 1].into(), 80) } else { serves };
+        Entry {
+            protocol: endpoint.protocol.number(),
+            original: Direction { source: client, destination: asked },
+            reply: Direction { source: serves, destination: client },
+            id: None,
+            mark: 0,
+            status: SEEN_REPLY | if translated { DST_NAT } else { 0 },
+            tcp: Some(TcpState::Established),
+            zone: 0,
+            directed_zone: false,
+        }
+    }
+
     /// The endpoint that serves it, if the protocol can be balanced.
     pub fn endpoint(&self) -> Option<EndpointId> {
         let protocol = Protocol::from_number(self.protocol)?;

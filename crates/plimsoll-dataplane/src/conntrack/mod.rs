@@ -1,7 +1,7 @@
 //! Connection tracking: what the kernel knows of single connections, asked for rarely and told when they end.
 //!
 //! [`Conntrack`] dumps, marks and deletes entries; [`Events`] hears of those that end. The protocol is ctnetlink
-//! (`linux/netfilter/nfnetlink_conntrack.h`), spoken through [`netlink`](crate::netlink).
+//! (`linux/netfilter/nfnetlink_conntrack.h`), spoken through [`crate::netlink`].
 
 mod entry;
 mod events;
@@ -42,7 +42,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn matches(&self, entry: &Entry) -> bool {
+    pub(crate) fn matches(&self, entry: &Entry) -> bool {
         self.family.is_none_or(|family| Family::of(entry.original.source.ip()) == family)
             && self.mark.is_none_or(|(value, mask)| entry.mark & mask == value)
             && (!self.translated || entry.is_translated())

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::netlink::messages;
 
-/// A DNATed IPv4 TCP connection in zone 7, as the kernel tells of its end.
+/// A translated IPv4 TCP connection in zone 7, as the kernel tells of its end.
 fn sample(state: u8, zone: Option<u16>) -> Vec<u8> {
     let mut builder = Builder::new();
     let direction = |m: &mut Builder, kind, source: [u8; 4], destination: [u8; 4], ports: (u16, u16)| {
@@ -93,4 +93,22 @@ proptest! {
         bytes.truncate(keep);
         check_bytes(&bytes);
     }
+}
+
+/// What a kernel sent: dumps and ends of connections in both families, refusals, and of `nf_tables`.
+#[test]
+fn the_corpus_of_netlink_is_understood_and_survives_damage() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/netlink");
+    let mut understood = 0;
+    for file in std::fs::read_dir(corpus).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        understood += check_bytes(&bytes);
+        for end in 0..bytes.len() {
+            let mut damaged = bytes[..end].to_vec();
+            check_bytes(&damaged);
+            damaged.resize(bytes.len(), 0xff);
+            check_bytes(&damaged);
+        }
+    }
+    assert!(understood >= 6, "{understood} connections: where is the corpus?");
 }

@@ -71,7 +71,7 @@ impl Addresses {
 }
 
 /// The address in an answer, unless it is loopback's.
-fn address_of(message: &Message<'_>) -> Option<IpAddr> {
+pub(super) fn address_of(message: &Message<'_>) -> Option<IpAddr> {
     if message.kind != NEW_ADDRESS {
         return None;
     }

@@ -327,3 +327,48 @@ fn broken(error: &netlink::Error, length: usize) -> Error {
         _ => Error::Broken { what, source: io::Error::other(error.to_string()) },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(lengths: &[usize], limit: usize) -> Vec<usize> {
+        let mut batch = Batch::new("t");
+        for &length in lengths {
+            batch.messages.raw(&vec![0; length]);
+            batch.cut();
+        }
+        batch.pieces(limit + 64)
+    }
+
+    #[test]
+    fn a_batch_is_cut_only_where_it_must_and_may() {
+        assert_eq!(pieces(&[100, 100, 100], 300), [300]);
+        assert_eq!(pieces(&[100, 100, 100], 299), [200, 300]);
+        assert_eq!(pieces(&[100, 100, 100], 100), [100, 200, 300]);
+        // What may not be cut goes as it is; the kernel will say so if it is too long.
+        assert_eq!(pieces(&[100, 500, 100], 150), [100, 600, 700]);
+        assert_eq!(pieces(&[], 100), [0; 0]);
+        assert_eq!(pieces(&[0, 0, 40, 0], 100), [40]);
+    }
+
+    #[test]
+    fn a_refusal_names_what_was_refused() {
+        let mut batch = Batch::new("plimsoll");
+        batch.chain("c_1");
+        batch.delete("w_1_c", [Element::member(Bytes::network(7))]);
+        let mut sealed = Builder::new();
+        seal(&mut sealed, batch.messages.bytes());
+        let all: Vec<_> = messages(sealed.bytes()).collect();
+        let words = |at: usize, text: Option<&str>| {
+            let refusal = Refusal { seq: all[at].seq, errno: 2, text: text.map(str::to_owned), offset: None };
+            describe(sealed.bytes(), &refusal)
+        };
+        assert_eq!(words(0, None), "commit a transaction");
+        assert_eq!(words(1, None), "make chain c_1 in table plimsoll");
+        assert_eq!(words(2, Some("why")), "delete elements of set w_1_c of table plimsoll (why)");
+        // Only the last message is acknowledged.
+        let acknowledged: Vec<bool> = all.iter().map(|message| message.flags & ACK != 0).collect();
+        assert_eq!(acknowledged, [false, false, true, false]);
+    }
+}

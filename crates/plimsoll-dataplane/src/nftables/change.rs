@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 
+use plimsoll_core::order;
 use plimsoll_core::plan::{Change, Plan};
 use plimsoll_core::service::{EndpointId, Family, Key, ServiceId};
 use plimsoll_core::table::{Masquerade, ServiceTable};
 
 use super::choice::{self, Installed};
 use super::counting::{self, Members};
-use super::{Nftables, Scope, frame, order};
+use super::{Nftables, Scope, frame};
 use crate::Error;
 
 /// What the kernel holds for us.

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use plimsoll_core::order;
 use plimsoll_core::service::{EndpointId, Family};
 use plimsoll_core::table::{Choose, KeyEntry, ServiceTable, Weighted};
 
 use super::batch::Batch;
 use super::element::{Bytes, DYNAMIC, Data, Element, INTERVAL, Kind, Set, TIMEOUT};
 use super::expression::{Meta, R, Verdict};
-use super::{Scope, notes, order};
+use super::{Scope, notes};
 
 /// The numbers by which a Service with affinity remembers endpoints. A number is not given to another endpoint
 /// while a client could still be remembered with it.
@@ -369,7 +370,39 @@ pub(super) fn make_order(batch: &mut Batch, steps: u32, offset: u16) {
         &name,
         (0..steps).map(|count| Element {
             key: Bytes::host(count),
-            data: Data::Value(Bytes::host(order::step(count, steps, offset))),
+            data: Data::Value(Bytes::host(order::value(count, steps, u32::from(offset)))),
         }),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_core::service::Protocol;
+
+    use super::*;
+
+    fn endpoint(port: u16) -> EndpointId {
+        EndpointId { address: IpAddr::from([10, 0, 0, 1]), port, protocol: Protocol::Tcp }
+    }
+
+    #[test]
+    fn a_number_is_not_given_away_while_a_client_may_remember_it() {
+        let timeout = Duration::from_mins(1);
+        let start = Instant::now();
+        let mut numbers = Numbers::default();
+        let both = BTreeSet::from([endpoint(1), endpoint(2)]);
+        numbers.update(&both, timeout, start);
+        let first = numbers.of[&endpoint(1)];
+        numbers.update(&BTreeSet::from([endpoint(2)]), timeout, start);
+        numbers.last = 0;
+        numbers.update(&BTreeSet::from([endpoint(2), endpoint(3)]), timeout, start + timeout);
+        assert_eq!(numbers.of[&endpoint(3)], 3);
+        // Who comes back in time gets the number back, and the clients with it.
+        numbers.update(&both, timeout, start + timeout);
+        assert_eq!(numbers.of[&endpoint(1)], first);
+        numbers.update(&BTreeSet::from([endpoint(2)]), timeout, start + timeout);
+        numbers.last = 0;
+        numbers.update(&BTreeSet::from([endpoint(2), endpoint(4)]), timeout, start + 3 * timeout);
+        assert_eq!(numbers.of[&endpoint(4)], first);
+    }
 }

@@ -26,8 +26,8 @@ pub struct Config {
     /// the other eight for its age.
     pub mark_mask: u32,
     /// The addresses of clients inside the cluster (the pod ranges). Connections of others to an address inside
-    /// the cluster get the node's address as their source. Empty: nobody is known to be outside, so those
-    /// connections keep their source.
+    /// the cluster get the node's address as their source. None of a family: nobody is known to
+    /// be outside, so those connections keep their source.
     #[schemars(with = "Vec<String>")]
     pub local_sources: Vec<IpNet>,
     /// Connections to addresses inside the cluster get the node's address as their source, whoever opened them.

@@ -411,7 +411,7 @@ pub(super) fn read(
 }
 
 /// The elements in one answer.
-fn read_elements(message: &Message<'_>, into: &mut Vec<(EndpointId, u64)>) {
+pub(super) fn read_elements(message: &Message<'_>, into: &mut Vec<(EndpointId, u64)>) {
     let Some(list) = message.attributes(4).find(3) else { return };
     for element in list.attributes() {
         into.extend(read_element(&element));

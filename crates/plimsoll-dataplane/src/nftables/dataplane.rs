@@ -65,6 +65,11 @@ impl NftablesDataplane {
         &self.live.nftables
     }
 
+    /// How often conntrack had more ends to tell than the event buffer holds. Each was made good by a dump.
+    pub fn losses(&self) -> u64 {
+        self.tally.losses()
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp::from_duration(self.start.elapsed())
     }

@@ -17,7 +17,6 @@
 
 mod mark;
 mod config;
-mod order;
 mod notes;
 mod expression;
 mod element;
@@ -136,8 +135,8 @@ impl Nftables {
         self.owned
     }
 
-    /// How often the table was made. When it was made anew, all counters began again from zero and slots from the
-    /// first.
+    /// How often the table was made. When it was made anew, all counters began again from zero; slots are numbered
+    /// on.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -241,7 +240,10 @@ impl Nftables {
     /// Makes the table with all that does not depend on Services, owned if the kernel can.
     fn load(&mut self) -> Result<(), Error> {
         self.held = Held::default();
-        self.turn = Turn::new(self.setup.first_slot % NUMBERS);
+        // Marks outlive the table: a number that they may bear is not given to another slot soon.
+        if self.epoch > 0 {
+            self.turn = Turn::new((self.turn.current().number + 1) % NUMBERS);
+        }
         self.number = 0;
         // One that an agent on a kernel without owners left behind.
         self.delete_table().map_err(explain)?;
@@ -333,3 +335,18 @@ fn explain(error: Error) -> Error {
     };
     Error::Broken { what: format!("{what} ({check})"), source }
 }
+
+/// Reads arbitrary bytes as the kernel's answers to what this dataplane asks, and returns how many endpoints and
+/// addresses it found: what a fuzzer calls.
+pub fn check_bytes(bytes: &[u8]) -> (usize, usize) {
+    let mut counts = Vec::new();
+    let mut addresses = 0;
+    for message in netlink::messages(bytes) {
+        counting::read_elements(&message, &mut counts);
+        addresses += usize::from(addresses::address_of(&message).is_some());
+    }
+    (counts.len(), addresses)
+}
+
+#[cfg(test)]
+mod tests;

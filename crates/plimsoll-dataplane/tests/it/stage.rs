@@ -81,13 +81,17 @@ impl Stage {
                 endpoints.push(Endpoint { host, node, server });
             }
         }
-        let below = proxy::equal_random(&[proxy::Service {
-            name: "below".into(),
+        let service = |name: &str, keys| proxy::Service {
+            name: name.into(),
             protocol: "tcp",
-            keys: vec![vip_below(false), vip_below(true)],
+            keys,
             node_port: None,
-            endpoints: endpoints.iter().flat_map(|e| [e.at(false), e.at(true)]).collect(),
-        }]);
+            endpoints: endpoints.iter().flat_map(|e: &Endpoint| [e.at(false), e.at(true)]).collect(),
+        };
+        let below = proxy::equal_random(&[
+            service("both", vec![vip(false), vip(true)]),
+            service("below", vec![vip_below(false), vip_below(true)]),
+        ]);
         for node in &cluster.nodes {
             node.host.namespace.nft(&below).unwrap();
         }
@@ -148,15 +152,6 @@ impl Stage {
         [false, true].map(|v6| find(&counts.hosted, self.endpoints[endpoint].id(Protocol::Tcp, v6)))
     }
 
-    /// Opens connections and waits until their servers have greeted: then the kernel has counted them.
-    pub(crate) fn hold(&self, from: &Host, count: usize, to: SocketAddr, close: Close) -> Client {
-        let limits = Limits { close, ..Limits::default() };
-        let client = Client::start(&from.namespace, client::held(count, to), limits).unwrap();
-        let greeted = || client.by_endpoint().values().sum::<u64>() == count as u64;
-        assert!(eventually(SOON, greeted), "{} of {count} connections to {to}", client.opened());
-        client
-    }
-
     /// Connections open at all servers.
     pub(crate) fn open_at_servers(&self) -> u64 {
         self.endpoints.iter().map(|endpoint| endpoint.server.open()).sum()
@@ -173,4 +168,13 @@ impl Stage {
 /// An endpoint's count; nothing if it is not there.
 pub(crate) fn find(counts: &[Count], endpoint: EndpointId) -> Count {
     counts.iter().find(|count| count.endpoint == endpoint).cloned().unwrap_or(Count::none(endpoint))
+}
+
+/// Opens connections and waits until their servers have greeted: then the kernel has counted them.
+pub(crate) fn hold(from: &Host, count: usize, to: SocketAddr, close: Close) -> Client {
+    let limits = Limits { close, ..Limits::default() };
+    let client = Client::start(&from.namespace, client::held(count, to), limits).unwrap();
+    let greeted = || client.by_endpoint().values().sum::<u64>() == count as u64;
+    assert!(eventually(SOON, greeted), "{} of {count} connections to {to}", client.opened());
+    client
 }

@@ -224,3 +224,38 @@ fn clients_stay_with_their_endpoint_while_it_is_there() {
         assert_eq!(moved.count(), 20);
     });
 }
+
+#[test]
+fn no_connection_fails_while_weights_leases_and_slots_change() {
+    both_families(|family| {
+        let node = Node::new(family, 3);
+        // Nothing below serves the Service: a connection that fell through would fail.
+        let mut nftables = Nftables::open(Config::default(), Setup::default()).unwrap();
+        nftables.apply(&node.plan(&[1, 1, 1], None)).unwrap();
+        let transactions = std::thread::scope(|scope| {
+            let clients = scope.spawn(|| {
+                for client in 0..2_000 {
+                    node.connect(client % 200 + 1);
+                }
+            });
+            let mut transactions = 0;
+            while !clients.is_finished() {
+                let weights = [transactions % 7, 1 + transactions % 3, 0];
+                let table = node.table(&weights, None);
+                let changes = vec![if transactions % 10 == 0 {
+                    Change::Replace(node.id(), table)
+                } else {
+                    Change::Reweight(node.id(), table)
+                }];
+                let renew = transactions % 2 == 0;
+                nftables.apply(&Plan { changes, renew, ..Plan::default() }).unwrap();
+                if transactions % 20 == 0 {
+                    nftables.rotate().unwrap();
+                }
+                transactions += 1;
+            }
+            transactions
+        });
+        assert!(transactions > 100, "only {transactions} transactions");
+    });
+}

@@ -34,7 +34,7 @@ pub(super) fn prepare(world: &World, directory: &Path) -> anyhow::Result<Vec<Age
     let key = directory.join("mesh.key");
     let mut bytes = [0_u8; 32];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     std::fs::write(&key, hex + "\n")?;
     let peers: Vec<IpAddr> = world.cluster.nodes.iter().map(|node| node.host.v4.into()).collect();
     let one = |(index, namespace): (usize, Namespace)| {

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use anyhow::anyhow;
 use plotters::prelude::{
-    ChartBuilder, IntoDrawingArea as _, LineSeries, Palette as _, Palette99, PathElement, Rectangle,
-    SVGBackend, SeriesLabelPosition, ShapeStyle,
+    ChartBuilder, IntoDrawingArea as _, IntoFont as _, LineSeries, Palette as _, Palette99, PathElement,
+    Rectangle, SVGBackend, SeriesLabelPosition, ShapeStyle, Text,
 };
 use plotters::style::{BLACK, Color as _, RGBColor, WHITE};
 
@@ -13,6 +13,8 @@ use super::measure::{Phase, Results};
 
 /// Width and height of a plot in pixels.
 const SIZE: (u32, u32) = (960, 300);
+/// Room for the legend to the right of the lines.
+const LEGEND: f64 = 1.13;
 /// The highest level that is drawn.
 const HIGHEST_LEVEL: f64 = 3.0;
 
@@ -24,9 +26,9 @@ pub(super) fn html(results: &Results) -> anyhow::Result<String> {
     let verdict = if results.broken.is_empty() {
         "<p class=\"kept\">Every promise held.</p>".to_owned()
     } else {
-        let lines: String =
+        let lines: Vec<String> =
             results.broken.iter().map(|broken| format!("<li>{}</li>", escape(broken))).collect();
-        format!("<p class=\"broken\">Promises that did not hold:</p><ul>{lines}</ul>")
+        format!("<p class=\"broken\">Promises that did not hold:</p><ul>{}</ul>", lines.concat())
     };
     Ok(format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Plimsoll demo</title>\n\
@@ -124,7 +126,7 @@ fn draw(
         .margin(10)
         .x_label_area_size(30)
         .y_label_area_size(45)
-        .build_cartesian_2d(0.0..end, 0.0..highest)?;
+        .build_cartesian_2d(0.0..end * LEGEND, 0.0..highest)?;
     chart.configure_mesh().disable_x_mesh().light_line_style(WHITE).x_desc("seconds").draw()?;
     let band = ShapeStyle::from(RGBColor(90, 120, 150).mix(0.08)).filled();
     let bands = phases
@@ -132,6 +134,11 @@ fn draw(
         .step_by(2)
         .map(|phase| Rectangle::new([(phase.began, 0.0), (phase.began + phase.length, highest)], band));
     chart.draw_series(bands)?;
+    let titles = phases.iter().map(|phase| {
+        let style = ("sans-serif", 11).into_font().color(&BLACK.mix(0.6));
+        Text::new(phase.name, (phase.began + 0.3, highest * 0.99), style)
+    });
+    chart.draw_series(titles)?;
     if let Some(mark) = mark {
         chart.draw_series(LineSeries::new([(0.0, mark), (end, mark)], BLACK.stroke_width(1)))?;
     }

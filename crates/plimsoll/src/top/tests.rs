@@ -1,5 +1,7 @@
 //! What `top` shows for a model.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
+
 use expect_test::{Expect, expect};
 use plimsoll_api::{Endpoint, ServiceSummary};
 use ratatui::Terminal;

@@ -164,11 +164,9 @@ impl Account {
         self.doubt_old();
     }
 
-    /// Ends were lost: of each cell any number of the open connections may be gone.
+    /// Ends were lost: any number of the open connections may be gone, but none came.
     pub(super) fn lost(&mut self) {
-        for cell in &mut self.cells {
-            cell.base.low = (cell.base.low - cell.open().max(0)).max(-UNKNOWN);
-        }
+        self.cells.iter_mut().for_each(|cell| cell.base.low = -UNKNOWN);
     }
 
     /// Connections without an age may have ended in silence.

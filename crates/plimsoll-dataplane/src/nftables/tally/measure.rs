@@ -11,8 +11,9 @@ use crate::Error;
 use crate::conntrack::{Entry, Filter, Flow, Marking, TcpState};
 use crate::nftables::mark::{MarkBits, OLD};
 
-/// A dump for each of so many endpoints is cheaper than one of everything.
-const FEW: usize = 4;
+/// A dump for each of so many endpoints is cheaper than one of everything: an empty dump takes 10 ms where the kernel
+/// has 262,144 buckets, a connection shown 2 us, one passed over 0.3 us.
+const FEW: usize = 2;
 /// How often a measurement is repeated at once for connections whose mark and state disagree.
 const REPEATS: usize = 3;
 
@@ -47,7 +48,9 @@ impl Tally {
             filter.translated = hosted.is_empty();
             kernel.dump(&filter, &mut |entry| {
                 let Some(endpoint) = entry.endpoint() else { return };
-                if !hosted.contains(&endpoint) && !(entry.is_translated() && sent.contains(&endpoint)) {
+                let joined =
+                    hosted.contains(&endpoint) || (entry.is_translated() && sent.contains(&endpoint));
+                if !joined {
                     return;
                 }
                 let flow = entry.flow();

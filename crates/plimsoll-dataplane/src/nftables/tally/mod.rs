@@ -11,6 +11,8 @@
 
 mod account;
 mod measure;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
@@ -70,6 +72,9 @@ fn was_unanswered(entry: &Entry) -> bool {
 const THIRD: u8 = NUMBERS / 3;
 /// The shortest and the longest time between measurements that did not settle everything.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(2));
+/// Endpoints come and go all the time in a large cluster, and what was sent to a new one before it was known is little:
+/// their measurements wait for each other.
+const PATIENCE_FOR_SENT: Duration = Duration::from_secs(10);
 /// When connections from before are looked for the first time; then twice as long after, and so on.
 const FIRST_SWEEP: Duration = Duration::from_mins(1);
 
@@ -141,6 +146,8 @@ pub(crate) struct Tally {
     /// When to measure, and how long to wait after that.
     measure: Option<(Timestamp, Duration)>,
     sweep: Option<(Timestamp, Duration)>,
+    /// When the last measurement was.
+    measured: Timestamp,
     /// Open by their mark, but not by their state, when they were last looked at.
     suspects: HashSet<Flow>,
     /// How often ends were lost.
@@ -158,6 +165,7 @@ impl Tally {
             retired: None,
             measure: None,
             sweep: None,
+            measured: Timestamp::ZERO,
             suspects: HashSet::new(),
             losses: 0,
         }
@@ -175,8 +183,10 @@ impl Tally {
             side.leave(went);
             side.join(came);
         }
-        if !(self.hosted.unmeasured.is_empty() && self.sent.unmeasured.is_empty()) {
+        if !self.hosted.unmeasured.is_empty() {
             self.measure_at(now);
+        } else if !self.sent.unmeasured.is_empty() {
+            self.measure_at(now.max(self.measured + PATIENCE_FOR_SENT));
         }
     }
 
@@ -215,6 +225,7 @@ impl Tally {
             && at <= now
         {
             let settled = self.measure(kernel, now)?;
+            self.measured = now;
             let patience = patience.max(PATIENCE.0);
             self.measure = (!settled).then(|| (now + patience, (patience * 2).min(PATIENCE.1)));
         }
@@ -222,6 +233,11 @@ impl Tally {
             self.rotate(kernel, now)?;
         }
         Ok(self.counts(now))
+    }
+
+    /// How often ends were lost.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses
     }
 
     fn measure_at(&mut self, at: Timestamp) {
@@ -279,7 +295,7 @@ impl Tally {
     /// Takes what ended, then reads every counter that can have changed. In this order an end that is known was
     /// opened in what is read.
     fn read_kernel(&mut self, kernel: &mut impl Kernel, now: Timestamp) -> Result<(), Error> {
-        self.take_ended(kernel, now)?;
+        let lost = self.take_ended(kernel)?;
         let mut values = Vec::new();
         kernel.read_counter(Counter::HostedClosedOld, &mut values)?;
         self.hosted.each(&values, Account::closed_old);
@@ -293,6 +309,12 @@ impl Tally {
             let Live { slot, opening, .. } = self.slots[place];
             self.read_pair(kernel, slot.pair, opening)?;
             self.slots[place].opening = place == 0;
+        }
+        if lost {
+            // Only now does each endpoint have an account at which something can have ended.
+            self.losses += 1;
+            self.hosted.accounts.values_mut().chain(self.sent.accounts.values_mut()).for_each(Account::lost);
+            self.measure_at(now);
         }
         let overdrawn = |side: &Side| side.accounts.values().any(Account::is_overdrawn);
         if self.measure.is_none() && (overdrawn(&self.hosted) || overdrawn(&self.sent)) {
@@ -317,7 +339,8 @@ impl Tally {
         Ok(())
     }
 
-    fn take_ended(&mut self, kernel: &mut impl Kernel, now: Timestamp) -> Result<(), Error> {
+    /// Whether some that ended are not known.
+    fn take_ended(&mut self, kernel: &mut impl Kernel) -> Result<bool, Error> {
         let bits = kernel.mark_bits();
         let ended = kernel.ended()?;
         for entry in &ended.entries {
@@ -330,12 +353,7 @@ impl Tally {
                 }
             });
         }
-        if ended.lost {
-            self.losses += 1;
-            self.hosted.accounts.values_mut().chain(self.sent.accounts.values_mut()).for_each(Account::lost);
-            self.measure_at(now);
-        }
-        Ok(())
+        Ok(ended.lost)
     }
 
     fn cell_of(&self, bits: MarkBits, mark: u32) -> usize {

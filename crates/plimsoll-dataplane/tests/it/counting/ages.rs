@@ -9,7 +9,7 @@ use plimsoll_lab::server::Close;
 use plimsoll_lab::{available, eventually};
 
 use super::{PROGRAMS, assert_exact};
-use crate::stage::{Options, SOON, Stage, vip};
+use crate::stage::{Options, SOON, Stage, hold, vip};
 
 /// Every reading begins a new slot.
 const EVERY_READ: Options = Options {
@@ -32,7 +32,7 @@ fn ages_are_exact(options: Options, rounds: usize) {
     for round in 0..rounds {
         let count = 1 + random.below(4);
         let to = if round % 3 == 0 { stage.endpoints[0].at(false) } else { vip(false) };
-        let clients = (0..count).map(|_| stage.hold(&near, 1, to, Close::Finish)).collect();
+        let clients = (0..count).map(|_| hold(&near, 1, to, Close::Finish)).collect();
         slots.insert(0, (count as u32, clients));
         // The slot before the oldest shown is read, but counted among the old.
         if slots.len() > AGE_SLOTS {
@@ -82,28 +82,30 @@ fn a_connection_that_outlives_its_slot_number_stays_old() {
     let mut stage = Stage::new(1, 1, EVERY_READ);
     let near = stage.cluster.add_endpoint(0).unwrap();
     stage.open(0);
-    let survivors: Vec<_> = (0..20)
-        .map(|_| {
-            let client = stage.hold(&near, 1, vip(false), Close::Finish);
+    let in_slots_of_their_own = |stage: &mut Stage, count| -> Vec<Client> {
+        let each = (0..count).map(|_| {
+            let client = hold(&near, 1, vip(false), Close::Finish);
             stage.read(0);
             client
-        })
-        .collect();
-    // All 192 numbers and some of them again.
-    for _ in 0..190 {
+        });
+        each.collect()
+    };
+    let survivors = in_slots_of_their_own(&mut stage, 20);
+    // On to slot number 0 again, and connections in the very numbers that the survivors had.
+    for _ in 20..192 {
         stage.read(0);
     }
-    let young = stage.hold(&near, 2, vip(false), Close::Finish);
+    let young = in_slots_of_their_own(&mut stage, 15);
     for client in survivors {
         client.stop();
-        assert!(eventually(SOON, || stage.open_at_servers() == u64::from(stage.hosted(0)[0].open)));
-        let [count, _] = stage.hosted(0);
-        let aged: u32 = count.open_by_age.iter().sum();
-        assert!(aged <= 2, "the old close among the old: {count:?}");
     }
+    assert!(eventually(SOON, || stage.open_at_servers() == 15));
     let [count, _] = stage.hosted(0);
-    assert_eq!(count.open, 2);
-    young.stop();
+    assert_eq!((count.open, &count.open_by_age[..2]), (15, &[0, 0][..]));
+    assert_eq!(count.open_by_age[2..], [1; 14], "the survivors closed among the old");
+    for client in young {
+        client.stop();
+    }
     assert!(eventually(SOON, || stage.open_at_servers() == 0));
     assert_exact(&mut stage, "after a turn of all numbers");
 }

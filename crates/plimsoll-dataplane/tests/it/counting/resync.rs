@@ -1,16 +1,19 @@
 //! Exact from the first reading on: after a restart, for endpoints that join, after lost events.
 
+use std::time::Duration;
+
 use plimsoll_core::load::Count;
 use plimsoll_core::plan::Plan;
 use plimsoll_core::service::Protocol;
 use plimsoll_dataplane::Dataplane;
+use plimsoll_lab::client::{self, Client, End, Limits};
 use plimsoll_lab::server::Close;
 use plimsoll_lab::{available, eventually};
 
 use super::PROGRAMS;
-use crate::stage::{Options, SOON, Stage, find, vip, vip_below};
+use crate::stage::{Options, SOON, Stage, find, hold, vip, vip_below};
 
-fn open_of(counts: [Count; 2]) -> u64 {
+fn open_of(counts: &[Count; 2]) -> u64 {
     counts.iter().map(|count| u64::from(count.open)).sum()
 }
 
@@ -22,31 +25,32 @@ fn a_restart_finds_all_connections_whoever_opened_them() {
     let mut stage = Stage::new(1, 2, Options::default());
     let near = stage.cluster.add_endpoint(0).unwrap();
     // Before the first start: through the table below, and directly.
-    let mut held = vec![stage.hold(&near, 6, vip_below(false), Close::Finish)];
-    held.push(stage.hold(&near, 3, stage.endpoints[0].at(true), Close::Reset));
+    let mut held = vec![hold(&near, 6, vip_below(false), Close::Finish)];
+    held.push(hold(&near, 3, stage.endpoints[0].at(true), Close::Reset));
     stage.open(0);
     let compare = |stage: &mut Stage, what: &str| {
         let counts = stage.read(0);
         for endpoint in &stage.endpoints {
             let both = [false, true].map(|v6| find(&counts.hosted, endpoint.id(Protocol::Tcp, v6)));
-            assert_eq!(open_of(both), endpoint.server.open(), "{what}: {}", endpoint.server.name());
+            assert_eq!(open_of(&both), endpoint.server.open(), "{what}: {}", endpoint.server.name());
         }
         counts
     };
     compare(&mut stage, "first start");
-    held.push(stage.hold(&near, 8, vip(false), Close::Finish));
-    held.push(stage.hold(&near, 8, vip(true), Close::Reset));
+    held.push(hold(&near, 8, vip(false), Close::Finish));
+    held.push(hold(&near, 8, vip(true), Close::Reset));
     compare(&mut stage, "marked by this table");
     // The agent dies; some connections end while nobody counts, others begin.
     stage.dataplanes[0] = None;
     stage.endpoints[0].server.end(2, Close::Finish);
     stage.endpoints[1].server.end(1, Close::Reset);
     assert!(eventually(SOON, || stage.open_at_servers() == 22));
-    held.push(stage.hold(&near, 5, vip_below(true), Close::Finish));
+    held.push(hold(&near, 5, vip_below(true), Close::Finish));
     stage.open(0);
     let counts = compare(&mut stage, "restart");
     let sent: u64 = counts.sent.iter().map(|count| u64::from(count.open)).sum();
-    assert!((24 - 3..=24).contains(&sent), "all but the direct ones were sent here: {sent}");
+    // All of the 27 but the three direct ones, of which two may have ended.
+    assert!((24..=26).contains(&sent), "{sent} sent");
     for client in held {
         client.stop();
     }
@@ -66,11 +70,11 @@ fn an_endpoint_that_joins_brings_its_connections() {
     let ids = [false, true].map(|v6| stage.endpoints[0].id(Protocol::Tcp, v6));
     let leave = Plan { unhost: ids.into(), forget: ids.into(), ..Plan::default() };
     let join = Plan { host: ids.into(), know: ids.into(), ..Plan::default() };
-    let client = stage.hold(&near, 10, vip(false), Close::Finish);
+    let client = hold(&near, 10, vip(false), Close::Finish);
     assert_eq!(stage.hosted(0).map(|count| count.open), [5, 0]);
     stage.dataplanes[0].as_mut().unwrap().apply(&leave).unwrap();
     assert!(stage.read(0).hosted.iter().all(|count| !ids.contains(&count.endpoint)));
-    let more = stage.hold(&near, 4, stage.endpoints[0].at(false), Close::Finish);
+    let more = hold(&near, 4, stage.endpoints[0].at(false), Close::Finish);
     stage.endpoints[0].server.end(2, Close::Finish);
     assert!(eventually(SOON, || stage.endpoints[0].server.open() == 7));
     stage.dataplanes[0].as_mut().unwrap().apply(&join).unwrap();
@@ -87,19 +91,15 @@ fn lost_events_are_made_good_per_slot() {
         return;
     }
     // A buffer for a handful of events, and nobody who empties it in time.
-    let options = Options {
-        slot_length: std::time::Duration::ZERO,
-        event_buffer: 4096,
-        attended: false,
-        ..Options::default()
-    };
+    let options =
+        Options { slot_length: Duration::ZERO, event_buffer: 4096, attended: false, ..Options::default() };
     let mut stage = Stage::new(1, 1, options);
     let near = stage.cluster.add_endpoint(0).unwrap();
     stage.open(0);
     stage.read(0);
     let batches: Vec<_> = [(vip(false), 40), (stage.endpoints[0].at(false), 30), (vip(false), 20)]
         .map(|(to, count)| {
-            let client = stage.hold(&near, count, to, Close::Reset);
+            let client = hold(&near, count, to, Close::Reset);
             stage.read(0);
             client
         })
@@ -110,6 +110,7 @@ fn lost_events_are_made_good_per_slot() {
     let node = stage.cluster.nodes[0].host.namespace.clone();
     node.text("conntrack", &["-D", "--orig-dst", "10.96.0.1"]).unwrap();
     let [count, _] = stage.hosted(0);
+    assert!(stage.dataplanes[0].as_ref().unwrap().losses() > 0, "the buffer was too large for this test");
     assert_eq!(count.open_by_age[..6], [0, 0, 0, 0, 30, 0]);
     assert_eq!(count.open, 30);
     assert_eq!(count.opened, 90);
@@ -119,4 +120,70 @@ fn lost_events_are_made_good_per_slot() {
     // Without its entry, what went through the Service does not find its server again.
     assert!(eventually(SOON, || stage.open_at_servers() == 60));
     assert_eq!(stage.hosted(0)[0].open, 0);
+}
+
+#[test]
+fn under_full_traffic_restarts_and_losses_leave_no_trace() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let slot_length = Duration::from_millis(50);
+    let options = Options { slot_length, event_buffer: 4096, attended: false, ..Options::default() };
+    let mut stage = Stage::new(1, 3, options);
+    let near = stage.cluster.add_endpoint(0).unwrap();
+    let apart = stage.cluster.add_endpoint(0).unwrap();
+    stage.open(0);
+    let clients: Vec<_> = [(1, vip(false)), (2, vip(true)), (3, vip_below(false))]
+        .into_iter()
+        .map(|(seed, to)| {
+            let arrivals = client::poisson(seed, 400.0, Duration::from_secs(3), to, |random| {
+                random.exponential(Duration::from_millis(300))
+            });
+            let close = if seed == 2 { Close::Reset } else { Close::Finish };
+            Client::start(&near.namespace, arrivals, Limits { close, ..Limits::default() }).unwrap()
+        })
+        .collect();
+    let long = hold(&near, 50, vip(false), Close::Finish);
+    // From an address of their own: conntrack would give their ports to others once it has forgotten them.
+    let forgotten = hold(&apart, 30, stage.endpoints[0].at(false), Close::Finish);
+    let opened = |clients: &[Client]| clients.iter().map(Client::opened).sum::<u64>();
+    for part in 1..=5 {
+        assert!(eventually(SOON, || {
+            stage.read(0);
+            opened(&clients) > part * 500
+        }));
+        match part {
+            2 | 4 => {
+                stage.dataplanes[0] = None;
+                stage.open(0);
+            }
+            3 => {
+                // Ends without packets, more than there is room for, in the midst of all.
+                let node = &stage.cluster.nodes[0].host.namespace;
+                let direct = stage.endpoints[0].host.v4.to_string();
+                node.text("conntrack", &["-D", "--orig-dst", &direct]).unwrap();
+            }
+            _ => {}
+        }
+    }
+    for client in clients {
+        let outcomes = client.join();
+        assert!(outcomes.iter().all(|outcome| outcome.end == End::Served));
+    }
+    // A RST can get lost on its way (it is sent once, and not translated when conntrack thinks it invalid): what
+    // the servers believe is what is to be counted. Whatever a busy moment left open is closed in by later
+    // measurements.
+    let agrees = |stage: &mut Stage, forgotten: u64, most: u64| {
+        let mut last = (0, 0);
+        let agreed = eventually(SOON, || {
+            let counted = [0, 1, 2].map(|index| open_of(&stage.hosted(index))).iter().sum::<u64>();
+            last = (counted + forgotten, stage.open_at_servers());
+            last.0 == last.1 && last.1 <= most
+        });
+        assert!(agreed, "{last:?} counted and at the servers");
+    };
+    agrees(&mut stage, 30, 90);
+    drop(forgotten);
+    long.stop();
+    agrees(&mut stage, 0, 10);
 }

@@ -4,15 +4,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use plimsoll_core::order::MAX_ENDPOINTS;
 use plimsoll_core::service::{Conditions, Endpoint, EndpointId, Family, NodeName, Protocol};
 
 use super::{Check, Finding, title};
 use crate::file::format;
 use crate::file::locate::Path;
 
-/// The most endpoints of a family in a Service: a choice is made in at most 32,768 steps (the minor number of the
-/// kernel's priority field has 16 bits), and every endpoint needs two of them for its share to mean anything.
-pub(super) const MAX_ENDPOINTS: usize = 16_384;
 /// The least and the largest capacity: beyond a ratio of 10^12 shares are noise.
 const CAPACITIES: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
 

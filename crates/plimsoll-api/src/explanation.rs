@@ -1,14 +1,84 @@
-//! From the core's values to what people and programs read.
+//! One Service explained: every endpoint, its share, and why.
 
 use std::time::Duration;
 
-use plimsoll_core::explain::{self, EndpointExplanation, NodeStatus};
+use plimsoll_core::explain::{self, EndpointExplanation};
 use plimsoll_core::policy::Limit;
 use plimsoll_core::service::{Mode, NodeName, PolicyKind};
 use plimsoll_core::table::Choose;
 use plimsoll_core::view::Origin;
+use serde::{Deserialize, Serialize};
 
-use crate::{Endpoint, Explanation, Key, Node};
+/// `GET /v1/explain?service=NAME`: one Service, port and family, and why each endpoint has its weight.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Which Service, as `name:port/family`.
+    pub service: String,
+    /// The node whose weights these are.
+    pub node: String,
+    /// `enabled` or `observe`.
+    pub mode: String,
+    /// The policy in force.
+    pub policy: String,
+    /// The ways to reach it.
+    pub keys: Vec<Key>,
+    /// Its endpoints, sorted.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One way to reach a Service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Key {
+    /// Protocol, address and port.
+    pub key: String,
+    /// Whether the dataplane serves it.
+    pub taken: bool,
+    /// From which list it is served, or why it is left to the proxy below.
+    pub because: String,
+}
+
+/// One endpoint and why it has its weight.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Protocol, address and port.
+    pub endpoint: String,
+    /// The node that hosts it.
+    pub node: Option<String>,
+    /// Its part of this node's new connections; `null`: it gets none.
+    pub share: Option<f64>,
+    /// Its part of those that must stay on this node; `null`: it gets none of them.
+    pub local_share: Option<f64>,
+    /// The part of the load that is its due.
+    pub fair_share: f64,
+    /// Its capacity as the Service states it.
+    pub nominal_capacity: Option<f64>,
+    /// The capacity that was reckoned with.
+    pub capacity: f64,
+    /// Open connections, of all nodes together.
+    pub open: f64,
+    /// Of those, opened by this node.
+    pub sent: f64,
+    /// Of those, younger than the horizon.
+    pub young: f64,
+    /// Open connections per capacity relative to the Service's mean: 1 is the waterline.
+    pub level: Option<f64>,
+    /// Connections opened per second.
+    pub opens_per_second: f64,
+    /// Connections refused or never answered per second.
+    pub failures_per_second: f64,
+    /// CPU in use.
+    pub cpu_cores: Option<f64>,
+    /// Share of time in which some task waited for CPU.
+    pub pressure: Option<f64>,
+    /// Whose figures these are.
+    pub reported_by: String,
+    /// How old they are; `null` where there are none.
+    pub age_seconds: Option<f64>,
+    /// The limit its share ran into, in a word.
+    pub limit: Option<String>,
+    /// Why it has its share, in a sentence.
+    pub because: String,
+}
 
 impl Explanation {
     /// The explanation as given on the node `here`.
@@ -35,17 +105,6 @@ impl Explanation {
             policy: policy(explanation.policy).into(),
             keys: taken.chain(left).collect(),
             endpoints: explanation.endpoints.iter().map(|endpoint| convert(endpoint, mean)).collect(),
-        }
-    }
-}
-
-impl Node {
-    /// A node as the core knows it.
-    pub fn new(node: &NodeStatus) -> Node {
-        Node {
-            node: node.node.to_string(),
-            age_seconds: node.age.as_secs_f64(),
-            opens_per_second: node.opens_per_second,
         }
     }
 }

@@ -1,16 +1,18 @@
 //! Counts are exactly what clients and servers know themselves.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::time::Duration;
 
+use plimsoll_core::load::Count;
 use plimsoll_core::plan::Plan;
 use plimsoll_core::service::Protocol;
-use plimsoll_dataplane::Dataplane;
+use plimsoll_dataplane::{Dataplane, dry_run};
 use plimsoll_lab::cluster::Host;
 use plimsoll_lab::server::{Behaviour, Close};
 use plimsoll_lab::{available, eventually};
 
-use crate::stage::{Options, SOON, Stage, find, vip, vip_below};
+use crate::stage::{Options, SOON, Stage, find, hold, vip, vip_below};
 
 const PROGRAMS: &[&str] = &["ip", "nft", "conntrack"];
 
@@ -57,7 +59,7 @@ fn whoever_connects_by_whatever_way_is_counted_once() {
         ];
         for (what, from, to) in ways {
             let what = format!("{what}, {to}");
-            let client = stage.hold(from, 8, to, Close::Finish);
+            let client = hold(from, 8, to, Close::Finish);
             let through_0 = to != direct && from.namespace.name() != far.namespace.name();
             for (name, count) in client.by_endpoint() {
                 *sent_by_0.entry(name).or_insert(0) += if through_0 { count } else { 0 };
@@ -91,7 +93,7 @@ fn however_a_connection_ends_it_is_closed_once() {
         for to in [vip(v6), stage.endpoints[0].at(v6)] {
             for close in [Close::Finish, Close::Reset] {
                 // Some ended by the server, some by the client, some stay open for a while.
-                let client = stage.hold(&near, 12, to, close);
+                let client = hold(&near, 12, to, close);
                 stage.endpoints[0].server.end(4, Close::Finish);
                 stage.endpoints[0].server.end(3, Close::Reset);
                 assert!(eventually(SOON, || client.open() == 5 && stage.open_at_servers() == 5));
@@ -128,17 +130,15 @@ fn refused_half_open_and_unanswered_are_not_connections() {
         let outcomes = plimsoll_lab::client::Client::start(&near.namespace, arrivals, limits).unwrap().join();
         outcomes.iter().filter(|o| o.end == plimsoll_lab::client::End::Refused).count() as u64
     };
-    // Whether it listens no more shows at the next connection; all that were refused must be counted.
-    let mut expected = 0;
-    assert!(eventually(SOON, || {
-        expected += refused(vip(false));
-        expected > 0
-    }));
-    expected += refused(vip(true));
-    let before = stage.endpoints[0].server.accepted();
-    let [v4, v6] = stage.hosted(0);
-    assert_eq!(v4.refused + v6.refused, expected);
-    assert_eq!(v4.opened + v6.opened, before);
+    let gone = || {
+        near.namespace.tcp_connect(server.at(true)).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
+    };
+    assert!(eventually(SOON, gone), "the server still listens");
+    let sum =
+        |counts: [Count; 2]| (counts[0].refused + counts[1].refused, counts[0].opened + counts[1].opened);
+    let before = sum(stage.hosted(0));
+    assert_eq!(refused(vip(false)) + refused(vip(true)), 14);
+    assert_eq!(sum(stage.hosted(0)), (before.0 + 14, before.1));
 
     // Half open: the client's ACKs are lost.
     let sysctls = [
@@ -193,7 +193,7 @@ fn what_ends_without_a_packet_is_closed_by_its_event() {
     let near = stage.cluster.add_endpoint(0).unwrap();
     stage.open(0);
     let held: Vec<_> = [vip(false), vip(true), stage.endpoints[0].at(false)]
-        .map(|to| stage.hold(&near, 5, to, Close::Reset))
+        .map(|to| hold(&near, 5, to, Close::Reset))
         .into();
     assert_exact(&mut stage, "open");
     let node = stage.cluster.nodes[0].host.namespace.clone();
@@ -208,7 +208,7 @@ fn what_ends_without_a_packet_is_closed_by_its_event() {
     // Without its entry, what went through the Service does not find its server again.
     assert!(eventually(SOON, || stage.open_at_servers() == 10));
     assert_eq!(open(&mut stage), [0, 0], "their ends are not counted a second time");
-    let _again = stage.hold(&near, 3, vip(false), Close::Finish);
+    let _again = hold(&near, 3, vip(false), Close::Finish);
     assert_eq!(open(&mut stage), [3, 0]);
 }
 
@@ -256,7 +256,7 @@ fn an_endpoint_that_does_not_answer_is_released_but_not_one_that_serves() {
     let mut stage = Stage::new(1, 1, Options::default());
     let near = stage.cluster.add_endpoint(0).unwrap();
     stage.open(0);
-    let held = stage.hold(&near, 4, vip(false), Close::Finish);
+    let held = hold(&near, 4, vip(false), Close::Finish);
     let silent = &stage.endpoints[0].host.namespace;
     let drop_syns =
         "table inet lose { chain in { type filter hook input priority 0; tcp flags syn drop; }; }";
@@ -275,3 +275,38 @@ fn an_endpoint_that_does_not_answer_is_released_but_not_one_that_serves() {
 
 mod ages;
 mod resync;
+
+#[test]
+fn a_dry_run_counts_the_same_and_changes_nothing() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let mut stage = Stage::new(1, 2, Options::default());
+    let near = stage.cluster.add_endpoint(0).unwrap();
+    let node = stage.cluster.nodes[0].host.namespace.clone();
+    let early = hold(&near, 4, vip_below(false), Close::Finish);
+    let ruleset = node.text("nft", &["-s", "list", "ruleset"]).unwrap();
+    let config = dry_run::Config::default();
+    let mut dry = node.run(|| dry_run::DryRun::open(&config, Duration::from_hours(1))).unwrap();
+    dry.apply(&stage.plan(0)).unwrap();
+    let sums = |dry: &mut dry_run::DryRun| {
+        let counts = dry.read().unwrap();
+        let of = |side: &[Count]| {
+            (side.iter().map(|c| u64::from(c.open)).sum::<u64>(), side.iter().map(|c| c.opened).sum::<u64>())
+        };
+        (of(&counts.hosted), of(&counts.sent))
+    };
+    assert_eq!(sums(&mut dry), ((4, 0), (4, 0)));
+    let late = hold(&near, 6, vip_below(true), Close::Finish);
+    let direct = hold(&near, 3, stage.endpoints[0].at(false), Close::Reset);
+    assert_eq!(sums(&mut dry), ((13, 9), (10, 6)));
+    early.stop();
+    direct.stop();
+    assert!(eventually(SOON, || stage.open_at_servers() == 6));
+    assert_eq!(sums(&mut dry), ((6, 9), (6, 6)));
+    late.stop();
+    dry.withdraw().unwrap();
+    assert_eq!(node.text("nft", &["-s", "list", "ruleset"]).unwrap(), ruleset);
+    let marked = node.text("conntrack", &["-L", "-m", "0"]).unwrap().lines().count();
+    assert_eq!(marked, stage.entries(0, &[]), "no mark was set");
+}

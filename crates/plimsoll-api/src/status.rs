@@ -1,0 +1,109 @@
+//! An agent's state in a page: its Services in a line each, and the other nodes.
+
+use plimsoll_core::explain::NodeStatus;
+use serde::{Deserialize, Serialize};
+
+use crate::explanation::Explanation;
+
+/// `GET /v1/status`: this agent, its Services and the other nodes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// This node's name.
+    pub node: String,
+    /// Seconds since the agent started.
+    pub uptime_seconds: f64,
+    /// Whether everything it needs has answered.
+    pub ready: bool,
+    /// What it still waits for.
+    pub waiting_for: Vec<String>,
+    /// The kind of dataplane.
+    pub dataplane: String,
+    /// The kind of store.
+    pub store: String,
+    /// The Services, sorted.
+    pub services: Vec<ServiceSummary>,
+    /// The other nodes that reported, sorted.
+    pub nodes: Vec<Node>,
+}
+
+/// A Service in a line.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServiceSummary {
+    /// Which Service, as `name:port/family`.
+    pub service: String,
+    /// `enabled` or `observe`.
+    pub mode: String,
+    /// The policy in force.
+    pub policy: String,
+    /// Keys served by the dataplane.
+    pub keys_taken: usize,
+    /// Keys left to the proxy below.
+    pub keys_left: usize,
+    /// Its endpoints.
+    pub endpoints: usize,
+    /// Those of them that may get new connections from this node.
+    pub eligible: usize,
+    /// Open connections of the eligible ones, of all nodes together.
+    pub open: f64,
+    /// The fullest endpoint's connections per capacity, relative to the mean; `null` without connections.
+    pub max_over_mean: Option<f64>,
+    /// Endpoints that the guard holds back.
+    pub held_back: usize,
+}
+
+/// Another node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub node: String,
+    /// How old its last report is.
+    pub age_seconds: f64,
+    /// Connections it opens per second.
+    pub opens_per_second: f64,
+}
+
+/// What the API answers when it cannot.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What is wrong and what to do.
+    pub error: String,
+}
+
+impl Node {
+    /// A node as the core knows it.
+    pub fn new(node: &NodeStatus) -> Node {
+        Node {
+            node: node.node.to_string(),
+            age_seconds: node.age.as_secs_f64(),
+            opens_per_second: node.opens_per_second,
+        }
+    }
+}
+
+impl ServiceSummary {
+    /// What the figures of a Service's endpoints come to.
+    pub fn new(explanation: &Explanation) -> ServiceSummary {
+        let eligible = || explanation.endpoints.iter().filter(|endpoint| endpoint.share.is_some());
+        let taken = explanation.keys.iter().filter(|key| key.taken).count();
+        let levels = eligible().filter_map(|endpoint| endpoint.level);
+        ServiceSummary {
+            service: explanation.service.clone(),
+            mode: explanation.mode.clone(),
+            policy: explanation.policy.clone(),
+            keys_taken: taken,
+            keys_left: explanation.keys.len() - taken,
+            endpoints: explanation.endpoints.len(),
+            eligible: eligible().count(),
+            open: eligible().map(|endpoint| endpoint.open).sum(),
+            max_over_mean: levels.reduce(f64::max),
+            held_back: eligible().filter(|endpoint| is_held_back(endpoint.limit.as_deref())).count(),
+        }
+    }
+}
+
+/// Whether a limit is the guard's, as opposed to one that comes and goes with the load.
+fn is_held_back(limit: Option<&str>) -> bool {
+    matches!(limit, Some("failing" | "recovering" | "frozen"))
+}

@@ -1,0 +1,405 @@
+//! The tally against a kernel of a few lines in which connections come and go while it reads and dumps.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::nftables::PAIRS;
+
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Open {
+        endpoint: u8,
+        translated: bool,
+    },
+    /// By a packet.
+    Close(usize),
+    /// In silence.
+    Vanish(usize),
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Happens between two readings.
+    Act(Act),
+    /// A reading after so many milliseconds, and what happens during it.
+    Read(u64, Vec<Act>),
+    Leave(u8),
+    Join(u8),
+    /// The process ends; things happen; another one begins.
+    Restart(Vec<Act>),
+    /// Events stay unread until they are too many.
+    Deaf,
+}
+
+struct Fake {
+    bits: MarkBits,
+    turn: u64,
+    entries: BTreeMap<u16, (Entry, u64)>,
+    next: u16,
+    members: BTreeSet<EndpointId>,
+    counters: BTreeMap<Counter, BTreeMap<EndpointId, u64>>,
+    counting: bool,
+    ended: Ended,
+    deaf: bool,
+    /// What happens meanwhile: one act before each answer and each shown entry.
+    meanwhile: Vec<Act>,
+}
+
+fn endpoint(number: u8) -> EndpointId {
+    EndpointId { address: [10, 1, 0, number].into(), port: 8080, protocol: Protocol::Tcp }
+}
+
+impl Fake {
+    fn slot_of(turn: u64) -> Slot {
+        Slot { number: (turn % u64::from(NUMBERS)) as u8, pair: (turn % PAIRS as u64) as u8 }
+    }
+
+    fn count(&mut self, counter: Counter, endpoint: EndpointId) {
+        if self.members.contains(&endpoint) && self.counting {
+            *self.counters.entry(counter).or_default().entry(endpoint).or_default() += 1;
+        }
+    }
+
+    fn act(&mut self, act: Act) {
+        let pick = |n: usize, entries: &BTreeMap<u16, (Entry, u64)>| {
+            let open: Vec<u16> = entries
+                .iter()
+                .filter(|(_, (entry, _))| entry.tcp == Some(TcpState::Established))
+                .map(|(id, _)| *id)
+                .collect();
+            (!open.is_empty()).then(|| open[n % open.len()])
+        };
+        let slot = Fake::slot_of(self.turn);
+        match act {
+            Act::Open { endpoint: number, translated } => {
+                let id = endpoint(number);
+                self.next += 1;
+                let mut entry = Entry::sample(SocketAddr::from(([10, 9, 9, 9], self.next)), id, translated);
+                if self.counting && self.members.contains(&id) {
+                    entry.mark = self.bits.opened | self.bits.seen | self.bits.with_slot(slot.number);
+                    self.count(Counter::HostedOpened(slot.pair), id);
+                    if translated {
+                        self.count(Counter::SentOpened(slot.pair), id);
+                    }
+                }
+                self.entries.insert(self.next, (entry, self.turn));
+            }
+            Act::Close(n) => {
+                let Some(id) = pick(n, &self.entries) else { return };
+                let (mut entry, turn) = self.entries[&id];
+                entry.tcp = Some(TcpState::Closing);
+                let of_mark = entry.mark & (self.bits.opened | self.bits.closed);
+                if self.counting && of_mark == self.bits.opened {
+                    entry.mark |= self.bits.closed;
+                    let number = self.bits.slot_of(entry.mark);
+                    let live = (self.turn.saturating_sub(AGE_SLOTS as u64 - 1)..=self.turn)
+                        .map(Fake::slot_of)
+                        .find(|slot| slot.number == number);
+                    let endpoint = entry.endpoint().unwrap();
+                    let (hosted, sent) = match live {
+                        Some(Slot { pair, .. }) => (Counter::HostedClosed(pair), Counter::SentClosed(pair)),
+                        None => (Counter::HostedClosedOld, Counter::SentClosedOld),
+                    };
+                    self.count(hosted, endpoint);
+                    if entry.is_translated() {
+                        self.count(sent, endpoint);
+                    }
+                }
+                self.entries.insert(id, (entry, turn));
+            }
+            Act::Vanish(n) => {
+                let Some(id) = pick(n, &self.entries) else { return };
+                let (entry, _) = self.entries.remove(&id).unwrap();
+                if self.deaf {
+                    self.ended.lost = true;
+                } else if matters(self.bits)(&entry) {
+                    self.ended.entries.push(entry);
+                }
+            }
+        }
+    }
+
+    fn meanwhile(&mut self) {
+        if let Some(act) = self.meanwhile.pop() {
+            self.act(act);
+        }
+    }
+}
+
+impl Kernel for Fake {
+    fn mark_bits(&self) -> MarkBits {
+        self.bits
+    }
+
+    fn slot(&self) -> Slot {
+        Fake::slot_of(self.turn)
+    }
+
+    fn rotate(&mut self) -> Result<Rotation, Error> {
+        self.turn += 1;
+        let retired = self.turn.checked_sub(AGE_SLOTS as u64).map(Fake::slot_of);
+        Ok(Rotation { began: self.slot(), retired })
+    }
+
+    fn clean(&mut self, pair: u8) -> Result<(), Error> {
+        let of_pair = [
+            Counter::HostedOpened(pair),
+            Counter::HostedClosed(pair),
+            Counter::SentOpened(pair),
+            Counter::SentClosed(pair),
+        ];
+        for counter in of_pair {
+            self.counters.remove(&counter);
+        }
+        Ok(())
+    }
+
+    fn read_counter(&mut self, counter: Counter, into: &mut Vec<(EndpointId, u64)>) -> Result<(), Error> {
+        self.meanwhile();
+        into.clear();
+        into.extend(self.counters.get(&counter).into_iter().flatten().map(|(id, count)| (*id, *count)));
+        Ok(())
+    }
+
+    fn ended(&mut self) -> Result<Ended, Error> {
+        self.meanwhile();
+        self.deaf = false;
+        Ok(std::mem::take(&mut self.ended))
+    }
+
+    fn dump(&mut self, filter: &Filter, each: &mut dyn FnMut(&Entry)) -> Result<(), Error> {
+        let mut at = 0;
+        while let Some((id, (entry, _))) = self.entries.range(at..).next() {
+            at = id + 1;
+            if filter.matches(entry) {
+                each(entry);
+            }
+            self.meanwhile();
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, markings: &[Marking]) -> Result<(), Error> {
+        for marking in markings {
+            self.meanwhile();
+            for (entry, _) in self.entries.values_mut().filter(|(entry, _)| entry.flow() == marking.flow) {
+                entry.mark = entry.mark & !marking.mask | marking.bits;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Play {
+    fake: Fake,
+    tally: Tally,
+    now: Timestamp,
+}
+
+impl Play {
+    fn new() -> Play {
+        let fake = Fake {
+            bits: MarkBits::new(0x0ff7_0000).unwrap(),
+            turn: 0,
+            entries: BTreeMap::new(),
+            next: 0,
+            members: BTreeSet::new(),
+            counters: BTreeMap::new(),
+            counting: false,
+            ended: Ended::default(),
+            deaf: false,
+            meanwhile: Vec::new(),
+        };
+        let mut play = Play { fake, tally: Tally::new(Duration::from_millis(250)), now: Timestamp::ZERO };
+        play.start();
+        play
+    }
+
+    fn start(&mut self) {
+        let bits = self.fake.bits;
+        let markings: Vec<_> = self
+            .fake
+            .entries
+            .values()
+            .filter(|(entry, _)| was_open(bits, entry))
+            .filter_map(|(entry, _)| leftover(bits, entry))
+            .collect();
+        self.fake.mark(&markings).unwrap();
+        self.fake.turn = 0;
+        self.fake.counters.clear();
+        self.fake.counting = true;
+        self.fake.ended = Ended::default();
+        self.fake.entries.values_mut().for_each(|(_, turn)| *turn = u64::MAX);
+        self.tally = Tally::new(Duration::from_millis(250));
+        self.tally.begin_again(self.now);
+        let all: BTreeSet<_> = (0..4).map(endpoint).collect();
+        self.fake.members.clone_from(&all);
+        self.tally.apply(&Plan { fresh: true, host: all.clone(), know: all, ..Plan::default() }, self.now);
+    }
+
+    fn read(&mut self, after: u64, meanwhile: Vec<Act>) -> Counts {
+        self.now = self.now + Duration::from_millis(after);
+        self.fake.meanwhile = meanwhile;
+        let counts = self.tally.read(&mut self.fake, self.now).unwrap();
+        while !self.fake.meanwhile.is_empty() {
+            self.fake.meanwhile();
+        }
+        counts
+    }
+
+    fn step(&mut self, step: Step) {
+        let only = |number: u8| BTreeSet::from([endpoint(number)]);
+        match step {
+            Step::Act(act) => self.fake.act(act),
+            Step::Read(after, meanwhile) => drop(self.read(after, meanwhile)),
+            Step::Leave(number) => {
+                if self.fake.members.remove(&endpoint(number)) {
+                    let lasting = [Counter::HostedClosedOld, Counter::SentClosedOld];
+                    for counter in lasting {
+                        self.fake.counters.entry(counter).or_default().remove(&endpoint(number));
+                    }
+                    let plan = Plan { unhost: only(number), forget: only(number), ..Plan::default() };
+                    self.tally.apply(&plan, self.now);
+                }
+            }
+            Step::Join(number) => {
+                if self.fake.members.insert(endpoint(number)) {
+                    // What this endpoint has from before bears no age any more, as far as it can be told.
+                    let plan = Plan { host: only(number), know: only(number), ..Plan::default() };
+                    self.tally.apply(&plan, self.now);
+                }
+            }
+            Step::Restart(meanwhile) => {
+                self.fake.counting = false;
+                for act in meanwhile {
+                    self.fake.act(act);
+                }
+                self.start();
+            }
+            Step::Deaf => self.fake.deaf = true,
+        }
+    }
+
+    /// Once it is quiet, everything is exact.
+    fn check(&mut self) {
+        let mut counts = Counts::default();
+        for _ in 0..24 {
+            counts = self.read(20_000, Vec::new());
+        }
+        for id in self.fake.members.clone() {
+            let open = |translated: bool| {
+                let open = self.fake.entries.values().filter(|(entry, _)| {
+                    entry.endpoint() == Some(id)
+                        && entry.tcp == Some(TcpState::Established)
+                        && (!translated || entry.is_translated())
+                });
+                open.count()
+            };
+            let of = |counts: &[Count]| {
+                counts.iter().find(|count| count.endpoint == id).map_or(0, |count| count.open as usize)
+            };
+            assert_eq!(of(&counts.hosted), open(false), "hosted, {id}");
+            assert_eq!(of(&counts.sent), open(true), "sent, {id}");
+        }
+    }
+
+    /// The ages too, as soon as nothing is in doubt.
+    fn check_ages(&mut self) {
+        // So short that no slot ends.
+        let mut counts = Counts::default();
+        for _ in 0..3 {
+            self.tally.measure_at(self.now);
+            counts = self.read(0, Vec::new());
+        }
+        let turn = self.fake.turn;
+        for count in &counts.hosted {
+            for (age, open) in count.open_by_age.iter().enumerate() {
+                let open_then = self.fake.entries.values().filter(|(entry, then)| {
+                    entry.endpoint() == Some(count.endpoint)
+                        && entry.tcp == Some(TcpState::Established)
+                        && turn.checked_sub(age as u64) == Some(*then)
+                });
+                assert_eq!(*open as usize, open_then.count(), "{} of age {age}", count.endpoint);
+            }
+        }
+    }
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        3 => (0..5u8, any::<bool>()).prop_map(|(endpoint, translated)| Act::Open { endpoint, translated }),
+        2 => any::<usize>().prop_map(Act::Close),
+        1 => any::<usize>().prop_map(Act::Vanish),
+    ]
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    proptest::collection::vec(act(), 0..20)
+}
+
+fn reading() -> impl Strategy<Value = Step> {
+    (0..400u64, acts()).prop_map(|(after, meanwhile)| Step::Read(after, meanwhile))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_happens_it_is_exact_when_it_is_quiet(
+        steps in proptest::collection::vec(
+            prop_oneof![
+                6 => act().prop_map(Step::Act),
+                6 => reading(),
+                1 => (0..4u8).prop_map(Step::Leave),
+                2 => (0..4u8).prop_map(Step::Join),
+                1 => acts().prop_map(Step::Restart),
+                1 => Just(Step::Deaf),
+            ],
+            0..80,
+        )
+    ) {
+        let mut play = Play::new();
+        for step in steps {
+            play.step(step);
+        }
+        play.check();
+    }
+
+    #[test]
+    fn ages_are_exact_after_losses(
+        steps in proptest::collection::vec(
+            prop_oneof![6 => act().prop_map(Step::Act), 6 => reading(), 1 => Just(Step::Deaf)],
+            0..120,
+        )
+    ) {
+        let mut play = Play::new();
+        for step in steps {
+            play.step(step);
+        }
+        play.check_ages();
+        play.check();
+    }
+}
+
+#[test]
+fn totals_never_fall() {
+    let mut play = Play::new();
+    let mut last = 0;
+    for round in 0..200u8 {
+        if round == 100 {
+            play.tally.begin_again(play.now);
+            play.fake.turn = 0;
+            play.fake.counters.clear();
+        }
+        play.step(Step::Act(Act::Open { endpoint: 1, translated: true }));
+        play.step(Step::Act(Act::Close(usize::from(round))));
+        let counts = play.read(100, Vec::new());
+        let opened = counts.hosted.iter().find(|count| count.endpoint == endpoint(1)).unwrap().opened;
+        assert!(opened > last, "{opened} after {last} in round {round}");
+        last = opened;
+    }
+    assert_eq!(last, 200);
+}

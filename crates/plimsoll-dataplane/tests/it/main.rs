@@ -4,8 +4,8 @@
 
 mod namespace;
 mod nftables;
-mod traffic;
 mod stage;
 mod traffic;
 mod counting;
 mod sources;
+mod reweight;

@@ -134,7 +134,7 @@ impl Drop for Agent {
             let last: Vec<&str> = log.lines().filter(|line| !line.contains("config=")).collect();
             let last = &last[last.len().saturating_sub(20)..];
             eprintln!("--- {} ends:", self.log.display());
-            last.iter().for_each(|line| eprintln!("{line}"));
+            eprintln!("{}", last.join("\n"));
         }
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();

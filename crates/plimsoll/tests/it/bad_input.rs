@@ -40,7 +40,10 @@ impl Files {
     /// A configuration that is valid but for what `more` does.
     fn config(&self, more: &str) -> PathBuf {
         let services = self.at("services.yaml");
-        self.write("agent.yaml", &format!("node: n\ndiscovery: {{file: {{path: {}}}}}\n{more}\n", services.display()))
+        self.write(
+            "agent.yaml",
+            &format!("node: n\ndiscovery: {{file: {{path: {}}}}}\n{more}\n", services.display()),
+        )
     }
 }
 
@@ -67,7 +70,10 @@ fn a_wrong_configuration_is_refused_by_field_with_a_remedy() {
     let cases: &[(&str, &[&str])] = &[
         ("api: {lisen: \"127.0.0.1:9653\"}", &["agent.yaml", "line 3", "lisen", "listen"]),
         ("apis: {}", &["agent.yaml", "line 3", "apis", "api"]),
-        ("dataplane: {nftables: {lease: 1s}}", &["dataplane.nftables", "lease", "1s", "three renewals of 500ms"]),
+        (
+            "dataplane: {nftables: {lease: 1s}}",
+            &["dataplane.nftables", "lease", "1s", "three renewals of 500ms"],
+        ),
         ("dataplane: {nftables: {mark_mask: 255}}", &["dataplane.nftables", "mark_mask", "must have 11"]),
         ("dataplane: {nftables: {priority: -100}}", &["priority", "-100", "before the proxy"]),
         ("balancer: {tick: 10s}", &["balancer.tick", "10s", "between"]),
@@ -108,7 +114,10 @@ fn an_agent_does_not_start_without_what_it_needs() {
     drop(taken);
 
     let taken = node.udp(([127, 0, 0, 1], 9700).into()).unwrap();
-    let mesh = format!("store: {{mesh: {{bind: \"127.0.0.1:9700\", key_file: {}}}}}", files.at("mesh.key").display());
+    let mesh = format!(
+        "store: {{mesh: {{bind: \"127.0.0.1:9700\", key_file: {}}}}}",
+        files.at("mesh.key").display()
+    );
     refused("mesh port in use", &run(&files.config(&mesh)), &["127.0.0.1:9700", "in use", "bind"]);
     drop(taken);
 
@@ -148,7 +157,8 @@ fn an_invalid_change_of_the_services_keeps_the_old_ones() {
     // What does not follow the load.
     let state = || {
         let [v4, v6] = agent.explain("http");
-        let endpoints = [&v4, &v6].map(|e| e.endpoints.iter().map(|e| e.endpoint.clone()).collect::<Vec<_>>());
+        let endpoints =
+            [&v4, &v6].map(|e| e.endpoints.iter().map(|e| e.endpoint.clone()).collect::<Vec<_>>());
         (v4.keys, v6.keys, endpoints)
     };
     let before = state();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use plimsoll_lab::client::{Arrival, Client, End, Limits};
 use plimsoll_lab::{available, eventually};
 
-use crate::stage::{PROGRAMS, SOON, Stage, http};
+use crate::stage::{Held, PROGRAMS, SOON, Stage, http};
 
 #[test]
 fn every_node_knows_exactly_what_is_open_after_a_burst() {
@@ -29,18 +29,17 @@ fn every_node_knows_exactly_what_is_open_after_a_burst() {
     }
     let settled = || clients.iter().all(|client| client.opened() == 400 && client.open() == 40);
     assert!(eventually(SOON, settled), "{:?}", clients.iter().map(Client::open).collect::<Vec<_>>());
-    let open = || stage.endpoints.iter().map(|endpoint| endpoint.open()).sum::<u64>();
-    assert!(eventually(SOON, || open() == 60 + 6 * 40), "{}", open());
+    assert!(eventually(SOON, || stage.open() == 60 + 6 * 40), "{}", stage.open());
     stage.assert_counts(&[0, 1, 2]);
-    held.iter().for_each(|held| held.assert_alive());
+    held.iter().for_each(Held::assert_alive);
 
     for client in clients {
         assert!(client.stop().iter().all(|outcome| outcome.end == End::Served));
     }
-    assert!(eventually(SOON, || open() == 60), "{}", open());
+    assert!(eventually(SOON, || stage.open() == 60), "{}", stage.open());
     stage.assert_counts(&[0, 1, 2]);
     drop(held);
-    assert!(eventually(SOON, || open() == 0), "{}", open());
+    assert!(eventually(SOON, || stage.open() == 0), "{}", stage.open());
     stage.assert_counts(&[0, 1, 2]);
 }
 
@@ -56,8 +55,16 @@ fn an_agent_that_starts_late_counts_right_from_its_first_report() {
     let held = [stage.hold(0, 30), stage.hold(1, 30)];
     let ended = stage.hold(0, 30);
     drop(ended);
-    let open = || stage.endpoints.iter().map(|endpoint| endpoint.open()).sum::<u64>();
-    assert!(eventually(SOON, || open() == 60));
+    assert!(eventually(SOON, || stage.open() == 60));
+
+    // Until the other agent knows all that it can know alone.
+    let known = || {
+        let sent = stage.agents[1].explain("http").into_iter().flat_map(|e| e.endpoints).map(|e| e.sent);
+        let wrong = stage.wrong_counts(1);
+        let is_alone = |id: &String| stage.endpoints.iter().any(|e| e.node == 1 && e.ids().contains(id));
+        sent.sum::<f64>() == 30.0 && !wrong.iter().any(|(id, ..)| is_alone(id))
+    };
+    assert!(eventually(SOON, known), "{:?}", stage.wrong_counts(1));
 
     stage.agents[0].start();
     // What the other agent reckons with must step from what it assumed to what is true, with nothing in between.
@@ -77,8 +84,8 @@ fn an_agent_that_starts_late_counts_right_from_its_first_report() {
     }
     stage.agents[0].wait_ready();
     let wrong = stage.wrong_counts(0);
-    let own = |id: &String| stage.endpoints.iter().any(|e| e.node == 0 && [e.id(false), e.id(true)].contains(id));
+    let own = |id: &String| stage.endpoints.iter().any(|e| e.node == 0 && e.ids().contains(id));
     assert!(!wrong.iter().any(|(id, ..)| own(id)), "at its first count: {wrong:?}");
     stage.assert_counts(&[0, 1]);
-    held.iter().for_each(|held| held.assert_alive());
+    held.iter().for_each(Held::assert_alive);
 }

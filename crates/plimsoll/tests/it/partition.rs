@@ -10,6 +10,14 @@ const CUT: &str = "table inet cut {
   chain output { type filter hook output priority 0; udp dport 9653 drop; }
 }";
 
+/// How old what `on` knows of the endpoint on node `of` is, and whose word it is.
+fn known(stage: &Stage, on: usize, of: usize) -> (f64, String) {
+    let [v4, _] = stage.agents[on].explain("http");
+    let id = stage.endpoints[of].id(false);
+    let endpoint = v4.endpoints.into_iter().find(|endpoint| endpoint.endpoint == id).unwrap();
+    (endpoint.age_seconds.unwrap_or(f64::INFINITY), endpoint.reported_by)
+}
+
 #[test]
 fn agents_go_on_through_a_partition_of_the_mesh() {
     if !available(PROGRAMS) {
@@ -18,13 +26,6 @@ fn agents_go_on_through_a_partition_of_the_mesh() {
     let stage = Stage::running(3, 1);
     let held = stage.hold(0, 30);
     let load = stage.load();
-    /// How old what `on` knows of the endpoint on node `of` is, and whose word it is.
-    fn known(stage: &Stage, on: usize, of: usize) -> (f64, String) {
-        let [v4, _] = stage.agents[on].explain("http");
-        let id = stage.endpoints[of].id(false);
-        let endpoint = v4.endpoints.into_iter().find(|endpoint| endpoint.endpoint == id).unwrap();
-        (endpoint.age_seconds.unwrap_or(f64::INFINITY), endpoint.reported_by)
-    }
     let fresh = |on: usize, of: usize| known(&stage, on, of).0 < 2.0;
     assert!(eventually(SOON, || fresh(0, 1) && fresh(1, 0) && fresh(2, 0)));
 

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use plimsoll_lab::client::{self, Client, End, Limits};
 use plimsoll_lab::{available, eventually};
+use rustix::process::Signal;
 
-use crate::stage::{Endpoint, LEASE, PROGRAMS, SOON, Stage, dns, http};
+use crate::stage::{Endpoint, Held, LEASE, PROGRAMS, SOON, Stage, dns, http};
 
 /// Whether a node's kernel may still choose an endpoint.
 fn is_chosen(stage: &Stage, node: usize, endpoint: &Endpoint) -> bool {
@@ -16,7 +17,8 @@ fn is_chosen(stage: &Stage, node: usize, endpoint: &Endpoint) -> bool {
     let choices = listing.split("\n\n").filter(|block| block.trim_start().starts_with("map w_"));
     let words: BTreeSet<&str> = choices.flat_map(str::split_whitespace).collect();
     assert!(!words.is_empty(), "{listing}");
-    words.contains(endpoint.host.v4.to_string().as_str()) || words.contains(endpoint.host.v6.to_string().as_str())
+    words.contains(endpoint.host.v4.to_string().as_str())
+        || words.contains(endpoint.host.v6.to_string().as_str())
 }
 
 /// Waits until no agent lists the endpoint and no node's kernel has it.
@@ -24,7 +26,7 @@ fn wait_gone(stage: &Stage, endpoint: &Endpoint) {
     for (node, agent) in stage.agents.iter().enumerate() {
         let unknown = || {
             let listed = |v6: usize| agent.explain("http")[v6].endpoints.clone();
-            let (ids, listed) = ([endpoint.id(false), endpoint.id(true)], [listed(0), listed(1)].concat());
+            let (ids, listed) = (endpoint.ids(), [listed(0), listed(1)].concat());
             !listed.iter().any(|listed| ids.contains(&listed.endpoint))
         };
         assert!(eventually(SOON, unknown), "node{node} still lists {}", endpoint.id(false));
@@ -60,7 +62,7 @@ fn a_removed_endpoint_keeps_its_connections_and_gets_no_new_ones() {
     load.pass(100);
     assert_eq!(gone.accepted(), accepted, "no new connection reaches it");
     load.finish();
-    held.iter().for_each(|held| held.assert_alive());
+    held.iter().for_each(Held::assert_alive);
     assert!(eventually(SOON, || gone.open() == with_gone as u64));
     assert_eq!((stage.fell_through(0), stage.fell_through(1)), (0, 0), "the agents choose");
 
@@ -69,6 +71,41 @@ fn a_removed_endpoint_keeps_its_connections_and_gets_no_new_ones() {
     let back = || stage.agents.iter().all(|agent| agent.explain("http")[1].endpoints.len() == 4);
     assert!(eventually(SOON, back));
     stage.assert_counts(&[0, 1]);
+}
+
+#[test]
+fn a_frozen_agent_sends_to_a_removed_endpoint_for_a_lease_at_most() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let stage = Stage::running(1, 3);
+    let gone = &stage.endpoints[1];
+    let held = stage.hold(0, 30);
+    let with_gone = held.with(gone);
+    assert!(with_gone > 0);
+    let load = stage.load();
+    stage.agents[0].signal(Signal::STOP);
+    stage.write_services(|index| index != 1);
+    stage.load_proxy(|index| index != 1);
+    // A lease, and time for a busy machine.
+    let limit = LEASE + Duration::from_secs(4);
+    assert!(eventually(limit, || stage.fell_through(0) > 0), "the lease did not end");
+    // Those already on their way when it ended arrive before later ones are answered.
+    load.pass(10);
+    let accepted = gone.accepted();
+    load.pass(50);
+    assert_eq!(gone.accepted(), accepted, "no new connection reaches it");
+
+    stage.agents[0].signal(Signal::CONT);
+    wait_gone(&stage, gone);
+    assert!(eventually(SOON, || stage.probe(0, 5) == 0), "the agent does not take over again");
+    load.pass(10);
+    let accepted = gone.accepted();
+    load.pass(50);
+    assert_eq!(gone.accepted(), accepted, "no new connection reaches it");
+    load.finish();
+    held.assert_alive();
+    assert!(eventually(SOON, || gone.open() == with_gone as u64));
 }
 
 #[test]
@@ -95,7 +132,9 @@ fn a_removed_endpoint_lets_go_of_what_never_was_answered() {
     // All but those that wait for the deaf one.
     let is_waiting = |client: &Client| client.opened() + client.connecting() == 40 && client.connecting() > 0;
     let others = || clients.iter().map(|client| client.by_endpoint().values().sum::<u64>()).sum::<u64>();
-    let hanging = || stage.cluster.nodes[0].host.namespace.text("conntrack", &["-L", "-p", "tcp", "--state", "SYN_SENT"]);
+    let hanging = || {
+        stage.cluster.nodes[0].host.namespace.text("conntrack", &["-L", "-p", "tcp", "--state", "SYN_SENT"])
+    };
     assert!(eventually(SOON, || clients.iter().all(is_waiting) && others() >= 40));
     let waiting: u64 = clients.iter().map(Client::connecting).sum();
     assert!(hanging().unwrap().contains(&format!("src={}", gone.host.v4)));

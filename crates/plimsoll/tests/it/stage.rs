@@ -55,6 +55,11 @@ impl Endpoint {
         format!("tcp/{}", self.at(v6))
     }
 
+    /// The same, of both families.
+    pub(crate) fn ids(&self) -> [String; 2] {
+        [false, true].map(|v6| self.id(v6))
+    }
+
     /// Connections that its servers accepted so far.
     pub(crate) fn accepted(&self) -> u64 {
         self.servers.iter().map(Server::accepted).sum()
@@ -99,7 +104,7 @@ impl Stage {
         let callers = (0..nodes).map(|node| cluster.add_endpoint(node).unwrap()).collect();
         let directory = tempfile::tempdir().unwrap();
         let mut stage = Stage { agents: Vec::new(), endpoints, callers, cluster, directory };
-        stage.load_proxy();
+        stage.load_proxy(|_| true);
         stage.write_services(|_| true);
         stage.write_key();
         for node in 0..nodes {
@@ -130,14 +135,17 @@ impl Stage {
         assert!(eventually(SOON, taken), "{:?}", agent.status());
     }
 
-    /// Loads the stand-in for the installed proxy on each node, its counters at 0.
-    fn load_proxy(&self) {
+    /// Loads the stand-in for the installed proxy on each node, with these of the endpoints (by index) and its
+    /// counters at 0.
+    pub(crate) fn load_proxy(&self, has: impl Fn(usize) -> bool) {
+        let endpoints = self.endpoints.iter().enumerate().filter(|(index, _)| has(*index));
+        let endpoints: Vec<_> = endpoints.flat_map(|(_, e)| [e.at(false), e.at(true)]).collect();
         let service = |name: &str, protocol, key: fn(bool) -> SocketAddr| proxy::Service {
             name: name.into(),
             protocol,
             keys: vec![key(false), key(true)],
             node_port: None,
-            endpoints: self.endpoints.iter().flat_map(|e| [e.at(false), e.at(true)]).collect(),
+            endpoints: endpoints.clone(),
         };
         let below = proxy::equal_random(&[service("http", "tcp", http), service("dns", "udp", dns)]);
         for node in &self.cluster.nodes {
@@ -148,6 +156,11 @@ impl Stage {
     /// TCP connections from a node that the table below has chosen for.
     pub(crate) fn fell_through(&self, node: usize) -> u64 {
         proxy::seen(&self.cluster.nodes[node].host.namespace, "http").unwrap()
+    }
+
+    /// Connections open at all servers.
+    pub(crate) fn open(&self) -> u64 {
+        self.endpoints.iter().map(Endpoint::open).sum()
     }
 
     pub(crate) fn services_path(&self) -> PathBuf {
@@ -294,7 +307,8 @@ impl Load {
     /// Waits until each client has established so many more connections.
     pub(crate) fn pass(&self, connections: u64) {
         let before: Vec<u64> = self.clients.iter().map(Client::opened).collect();
-        let passed = || self.clients.iter().zip(&before).all(|(c, before)| c.opened() >= before + connections);
+        let passed =
+            || self.clients.iter().zip(&before).all(|(c, before)| c.opened() >= before + connections);
         assert!(eventually(SOON, passed), "no new connections: {before:?}, {} failed", self.failed());
     }
 

@@ -51,7 +51,9 @@ impl NftablesDataplane {
         } else {
             Events::open_unattended(terms.event_buffer, tally::matters(bits))
         };
-        let events = events.map_err(cannot("listen to conntrack (CONFIG_NF_CONNTRACK_EVENTS)"))?;
+        let what =
+            "listen to conntrack (it takes CAP_NET_ADMIN, as root has it, and CONFIG_NF_CONNTRACK_EVENTS)";
+        let events = events.map_err(cannot(what))?;
         prepare(bits, &mut conntrack)?;
         let nftables = Nftables::open(config, terms.setup)?;
         let start = Instant::now();

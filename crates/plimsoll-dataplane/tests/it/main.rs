@@ -4,7 +4,9 @@
 
 mod namespace;
 mod nftables;
-mod traffic;
 mod stage;
+mod traffic;
 mod counting;
 mod sources;
+mod sctp;
+mod reweight;

@@ -1,8 +1,20 @@
-//! The command as people run it.
-#![allow(clippy::unwrap_used)]
+//! The command as people run it, and what must hold on the real kernel: agents as processes of their own, nodes in
+//! network namespaces.
 
-mod doctor;
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr)]
+
+mod agent;
+mod stage;
+
+mod api;
+mod bad_input;
 mod check_config;
+mod counts;
+mod doctor;
+mod ends;
+mod foreign;
+mod partition;
+mod removal;
 
 /// The program under test.
 fn plimsoll() -> std::process::Command {

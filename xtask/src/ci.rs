@@ -5,18 +5,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::run::{cargo, run};
-use crate::{licences, setup, test, tidy};
+use crate::{docs, licences, setup, test, tidy};
 
 /// Runs all that has to pass before a change is merged, the same here and in CI.
 ///
-/// Formatting, lints, the project's own rules, all tests (none may be left out), documentation and licences. Goes
-/// on after a failure, and tells at the end what took how long and what failed.
+/// Formatting, lints, the project's own rules, all tests (none may be left out), documentation, reference pages and
+/// licences. Goes on after a failure, and tells at the end what took how long and what failed.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {}
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("setup", setup::ensure),
     ("fmt", || run(cargo().args(["fmt", "--all", "--check"]))),
     ("clippy", || {
@@ -27,6 +27,7 @@ const STEPS: [Step; 7] = [
     ("doc", || {
         run(cargo().args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
     }),
+    ("reference", || docs::docs(&docs::Arguments { check: true })),
     ("licences", || licences::licences(&licences::Arguments {})),
 ];
 

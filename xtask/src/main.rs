@@ -8,6 +8,7 @@ mod test;
 mod demo;
 mod licences;
 mod fuzz;
+mod docs;
 mod ci;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ enum Command {
     Tidy(tidy::Arguments),
     Licences(licences::Arguments),
     Fuzz(fuzz::Arguments),
+    Docs(docs::Arguments),
     Setup(setup::Arguments),
 }
 
@@ -54,6 +56,7 @@ fn command() -> Result<()> {
         Command::Tidy(arguments) => tidy::tidy(&arguments),
         Command::Licences(arguments) => licences::licences(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
+        Command::Docs(arguments) => docs::docs(&arguments),
         Command::Setup(arguments) => setup::setup(&arguments),
     }
 }

@@ -54,8 +54,8 @@ async fn livez(State(shared): State<Shared>) -> Response {
     if !shared.readiness.awaited().is_empty() {
         return "starting\n".into_response();
     }
-    match ask(&shared, Question::Status).await {
-        Ok(_) => "ok\n".into_response(),
+    match ask(&shared, Question::Ping).await {
+        Ok(()) => "ok\n".into_response(),
         Err(problem) => problem,
     }
 }
@@ -81,9 +81,15 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 
 async fn status(State(shared): State<Shared>) -> Response {
     match ask(&shared, Question::Status).await {
-        Ok(status) => Json(status).into_response(),
+        Ok(status) => Json(Status { troubles: troubles(&shared), ..status }).into_response(),
         Err(problem) => problem,
     }
+}
+
+/// What is wrong at the edges and being retried.
+fn troubles(shared: &Shared) -> Vec<String> {
+    let discovery = shared.discovery.borrow().last_error.as_deref().map(str::to_owned);
+    discovery.into_iter().chain(shared.store.borrow().troubles.iter().cloned()).collect()
 }
 
 #[derive(Deserialize)]

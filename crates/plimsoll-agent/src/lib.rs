@@ -16,4 +16,5 @@ mod run;
 
 pub use config::{Config, ConfigError};
 pub use error::Error;
-pub use run::run;
+pub use metrics::sample as sample_metrics;
+pub use run::{check, run};

@@ -85,6 +85,23 @@ impl Metrics {
     }
 }
 
+/// What a scrape shows, with one sample of every metric: for the reference.
+pub fn sample() -> String {
+    let metrics = Metrics::default();
+    for family in [&metrics.events, &metrics.dropped, &metrics.notices, &metrics.plans] {
+        family.get_or_create(&Kind { kind: "kind" }).inc();
+    }
+    let service = plimsoll_api::ServiceSummary {
+        service: "web/ipv4".into(),
+        max_over_mean: Some(1.0),
+        ..plimsoll_api::ServiceSummary::default()
+    };
+    let status = Status { services: vec![service], ..Status::default() };
+    let mut health = EdgeHealth::default();
+    health.store.rejected.insert("kind", 1);
+    metrics.render(&status, &health)
+}
+
 fn register_status(registry: &mut Registry, status: &Status) {
     let gauge = |registry: &mut Registry, name: &str, help: &str, value: f64| {
         let gauge = Gauge::<f64, AtomicU64>::default();

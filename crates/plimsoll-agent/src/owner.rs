@@ -26,6 +26,8 @@ const BATCH: usize = 256;
 /// A question from outside, with where to send the answer.
 #[derive(Debug)]
 pub(crate) enum Question {
+    /// Are you there?
+    Ping(oneshot::Sender<()>),
     /// How are you?
     Status(oneshot::Sender<Status>),
     /// Why do the endpoints of these Services have their weights? Answers for all ports and families that the
@@ -125,6 +127,7 @@ impl Owner {
     fn answer(&self, question: Question) {
         // Whoever asked may be gone by now; that is no concern of ours.
         match question {
+            Question::Ping(to) => drop(to.send(())),
             Question::Status(to) => drop(to.send(self.status())),
             Question::Explain(name, to) => drop(to.send(self.explain(&name))),
         }
@@ -139,6 +142,7 @@ impl Owner {
             uptime_seconds: self.clock.uptime().as_secs_f64(),
             ready: waiting_for.is_empty(),
             waiting_for,
+            troubles: Vec::new(),
             dataplane: self.dataplane.into(),
             store: self.store.into(),
             services: self

@@ -9,7 +9,7 @@ use plimsoll_discovery::Discovery;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::adapters::{self, dataplane::Thread};
 use crate::clock::Clock;
@@ -20,6 +20,15 @@ use crate::metrics::Metrics;
 use crate::owner::{EVENTS, Owner, QUESTIONS};
 use crate::ready::Readiness;
 use crate::tasks::{API, DATAPLANE, DISCOVERY, OWNER, STORE, Stops, Tasks};
+
+/// Checks a configuration with the files it names, and starts nothing.
+pub fn check(config: &Config) -> Result<(), Error> {
+    config.check()?;
+    config.node_name()?;
+    plimsoll_discovery::check(&config.discovery)?;
+    plimsoll_store::check_files(&config.store)?;
+    Ok(())
+}
 
 /// Runs an agent until `stop`, or until something it cannot do without fails. Either way nothing stays behind in
 /// the kernel.
@@ -55,6 +64,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let parameters = config.parameters(interval);
     let here = here(&config, &node, discovery.as_ref());
     let horizon = parameters.horizon();
+    warn_if_unlisted(&node, discovery.as_ref());
     info!(%node, zone = ?here.zone, ?interval, ?horizon, config = %effective(&config), "starting");
 
     let (events, received) = mpsc::channel(EVENTS);
@@ -112,6 +122,20 @@ fn here(config: &Config, node: &NodeName, discovery: &dyn Discovery) -> Here {
     let nodes = nodes.borrow();
     let listed = nodes.iter().find(|listed| listed.name == *node).and_then(|listed| listed.zone.clone());
     Here { node: node.clone(), zone: config.zone.as_deref().map(Into::into).or(listed) }
+}
+
+/// A node that calls itself differently from the list counts nothing for the others.
+fn warn_if_unlisted(node: &NodeName, discovery: &dyn Discovery) {
+    let nodes = discovery.nodes();
+    let nodes = nodes.borrow();
+    if !nodes.is_empty() && !nodes.iter().any(|listed| listed.name == *node) {
+        let listed: Vec<&str> = nodes.iter().map(|listed| listed.name.as_str()).take(10).collect();
+        warn!(
+            "this node calls itself {node}, which is not among the nodes of the discovery ({}): it counts for nobody; \
+             set `node` or --node",
+            listed.join(", ")
+        );
+    }
 }
 
 fn effective(config: &Config) -> String {

@@ -18,6 +18,8 @@ pub struct Status {
     pub ready: bool,
     /// What it still waits for.
     pub waiting_for: Vec<String>,
+    /// What is wrong at the moment and being retried: an invalid file, a peer that does not resolve.
+    pub troubles: Vec<String>,
     /// The kind of dataplane.
     pub dataplane: String,
     /// The kind of store.

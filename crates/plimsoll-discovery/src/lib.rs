@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use plimsoll_core::service::{NodeName, ServiceChange};
+use plimsoll_core::service::{NodeName, Service, ServiceChange};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -64,6 +64,13 @@ pub fn build(config: &Config) -> Result<Box<dyn Discovery>, Error> {
     Ok(match config {
         Config::File(config) => Box::new(file::FileDiscovery::start(config)?),
     })
+}
+
+/// Finds out once what exists, and starts nothing.
+pub fn check(config: &Config) -> Result<Vec<Arc<Service>>, Error> {
+    match config {
+        Config::File(config) => config.check(),
+    }
 }
 
 /// What went wrong in a discovery.

@@ -44,15 +44,20 @@ pub struct Namespace {
 impl Namespace {
     /// Makes an empty namespace with its loopback up. The name is only used in messages.
     pub fn new(name: &str) -> Result<Namespace, Error> {
+        let namespace = Namespace::bare(name)?;
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// Makes an empty namespace as the kernel makes it, with its loopback down; needs no program.
+    pub fn bare(name: &str) -> Result<Namespace, Error> {
         let file =
             thread::scope(|scope| scope.spawn(make).join().expect("making a namespace does not panic"))
                 .map_err(|source| Error::Kernel {
                     what: format!("making network namespace {name}"),
                     source,
                 })?;
-        let namespace = Namespace { name: name.into(), file: Arc::new(file) };
-        namespace.ip("link set lo up")?;
-        Ok(namespace)
+        Ok(Namespace { name: name.into(), file: Arc::new(file) })
     }
 
     /// The name given at the start.

@@ -85,6 +85,14 @@ pub async fn build(config: Config, node: NodeName) -> Result<Box<dyn Store>, Err
     })
 }
 
+/// Reads the files that the settings name, and starts nothing.
+pub fn check_files(config: &Config) -> Result<(), Error> {
+    match config {
+        Config::Local => Ok(()),
+        Config::Mesh(config) => config.check_files(),
+    }
+}
+
 /// Who is there and what was counted since the start.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Health {

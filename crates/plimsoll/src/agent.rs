@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// Count and explain, but change nothing in the kernel
     #[arg(long)]
     dry_run: bool,
-    /// Check the configuration, print what would be in force, and end
+    /// Check the configuration and the files it names, print what would be in force, and end
     #[arg(long)]
     check_config: bool,
     /// What to log: a level, or levels by module
@@ -53,7 +53,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         config.dataplane = plimsoll_dataplane::Config::dry_run();
     }
     if options.check_config {
-        config.node_name()?;
+        plimsoll_agent::check(&config)?;
         let mut out = std::io::stdout().lock();
         out.write_all(config.to_yaml()?.as_bytes())?;
         return Ok(ExitCode::SUCCESS);

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::{agent, demo, doctor, explain, status, top};
+use crate::{agent, demo, doctor, explain, reference, status, top};
 
 /// Every connection goes to the endpoint with room for it.
 ///
@@ -48,6 +48,12 @@ enum Command {
         /// For which shell
         shell: clap_complete::Shell,
     },
+    /// Print a page of the reference, as Markdown
+    #[command(hide = true)]
+    Reference {
+        /// Which page
+        page: reference::Page,
+    },
 }
 
 impl Cli {
@@ -64,6 +70,7 @@ impl Cli {
                 clap_complete::generate(shell, &mut Cli::command(), "plimsoll", &mut std::io::stdout());
                 Ok(ExitCode::SUCCESS)
             }
+            Command::Reference { page } => reference::run(page, &Cli::command()),
         }
     }
 }

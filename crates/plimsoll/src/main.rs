@@ -8,6 +8,7 @@ mod explain;
 mod top;
 mod doctor;
 mod demo;
+mod reference;
 mod cli;
 
 use std::process::ExitCode;

@@ -1,5 +1,6 @@
 //! `plimsoll status`: what the agent of this node does.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use plimsoll_api::Status;
@@ -38,6 +39,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         status.version.clone(),
     ]];
     output::columns(&["NODE", "STATE", ">UP", "DATAPLANE", "STORE", "VERSION"], &head)?;
+    for trouble in &status.troubles {
+        writeln!(std::io::stdout(), "TROUBLE: {trouble}")?;
+    }
     if !status.nodes.is_empty() {
         let rows: Vec<Vec<String>> = status
             .nodes
@@ -78,6 +82,5 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 fn blank() -> std::io::Result<()> {
-    use std::io::Write as _;
     writeln!(std::io::stdout())
 }

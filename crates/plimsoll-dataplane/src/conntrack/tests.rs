@@ -95,7 +95,7 @@ proptest! {
     }
 }
 
-/// What a kernel sent: dumps and ends of connections in both families, refusals, and of `nf_tables`.
+/// What a kernel sent: dumps and ends of connections in both families, refusals, and answers about tables.
 #[test]
 fn the_corpus_of_netlink_is_understood_and_survives_damage() {
     let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/netlink");

@@ -8,4 +8,5 @@ mod stage;
 mod traffic;
 mod counting;
 mod sources;
+mod sctp;
 mod reweight;

@@ -46,6 +46,13 @@ pub struct Config {
     pub path: PathBuf,
 }
 
+impl Config {
+    /// Reads the file once.
+    pub(crate) fn check(&self) -> Result<Vec<Arc<Service>>, Error> {
+        Ok(read(&mut Reader::default(), &self.path)?.services)
+    }
+}
+
 /// Services and endpoints from a file.
 pub struct FileDiscovery {
     path: PathBuf,

@@ -91,6 +91,11 @@ impl Config {
         }
         Ok(())
     }
+
+    /// Reads the key file, if there is one.
+    pub(crate) fn check_files(&self) -> Result<(), Error> {
+        self.key_file.as_deref().map_or(Ok(()), |path| Ok(key::read(path).map(drop)?))
+    }
 }
 
 /// A peer as `host:port`; `None` if it is neither that nor a host.

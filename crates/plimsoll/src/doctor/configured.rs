@@ -1,0 +1,110 @@
+//! The configuration, and the files it names.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use plimsoll_agent::Config;
+use plimsoll_core::service::Service;
+
+use super::finding::Finding;
+
+/// Where the agent looks when it is not told.
+pub(super) const USUAL: &str = "/etc/plimsoll/agent.yaml";
+
+/// What the configuration led to.
+#[derive(Default)]
+pub(super) struct Configured {
+    pub(super) findings: Vec<Finding>,
+    /// The configuration, where there is a valid one.
+    pub(super) config: Option<Config>,
+    pub(super) services: Vec<Arc<Service>>,
+}
+
+/// Reads the configuration that was named, or else the usual one if it is there.
+pub(super) fn check(named: Option<&PathBuf>) -> Configured {
+    let usual = Path::new(USUAL);
+    let mut configured = Configured::default();
+    let Some(path) = named.map(PathBuf::as_path).or_else(|| usual.exists().then_some(usual)) else {
+        configured.findings.push(Finding::note(
+            "configuration",
+            format!("there is no {USUAL}, so the defaults are checked against"),
+            "write one, or name it with --config",
+        ));
+        return configured;
+    };
+    match Config::load(path).and_then(|config| config.node_name().map(|node| (config, node))) {
+        Ok((config, node)) => {
+            let what = format!("{} is valid; this node is {node}", path.display());
+            configured.findings.push(Finding::ok("configuration", what));
+            services(&mut configured, &config);
+            keys(&mut configured, &config);
+            configured.config = Some(config);
+        }
+        Err(error) => configured.findings.push(Finding::problem(
+            "configuration",
+            error.to_string(),
+            "correct it; docs/configuration.md lists all fields",
+        )),
+    }
+    configured
+}
+
+fn services(configured: &mut Configured, config: &Config) {
+    configured.findings.push(match plimsoll_discovery::check(&config.discovery) {
+        Ok(services) => {
+            let endpoints: usize = services.iter().map(|service| service.endpoints.len()).sum();
+            let what = format!("{} Services (ports and families) with {endpoints} endpoints", services.len());
+            configured.services = services;
+            Finding::ok("services", what)
+        }
+        Err(error) => Finding::problem(
+            "services",
+            error.to_string(),
+            "correct it; an agent does not start without valid Services",
+        ),
+    });
+}
+
+fn keys(configured: &mut Configured, config: &Config) {
+    let plimsoll_store::Config::Mesh(mesh) = &config.store else { return };
+    let Some(path) = &mesh.key_file else {
+        if mesh.insecure {
+            configured.findings.push(Finding::warning(
+                "mesh-key",
+                "the mesh is not sealed: whoever reaches its port can steer this node",
+                "`openssl rand -base64 32` makes a key; set `store.mesh.key_file`, the same key on all nodes",
+            ));
+        }
+        return;
+    };
+    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    configured.findings.push(plimsoll_store::check_files(&config.store).map_or_else(
+        |error| Finding::problem("mesh-key", error.to_string(), "correct the file or `store.mesh.key_file`"),
+        |()| secrecy(path, mode),
+    ));
+}
+
+fn secrecy(path: &Path, mode: u32) -> Finding {
+    let others = mode & 0o007;
+    if others == 0 {
+        return Finding::ok("mesh-key", format!("{} holds valid keys", path.display()));
+    }
+    Finding::warning(
+        "mesh-key",
+        format!("every user of this host may read or change the key file {}", path.display()),
+        format!("`chmod o= {}`", path.display()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Verdict;
+    use super::*;
+
+    #[test]
+    fn a_key_is_a_secret() {
+        assert_eq!(secrecy(Path::new("k"), 0o100_640).verdict, Verdict::Ok);
+        assert_eq!(secrecy(Path::new("k"), 0o100_644).verdict, Verdict::Warning);
+    }
+}

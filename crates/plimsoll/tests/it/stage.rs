@@ -271,8 +271,45 @@ impl Stage {
                 wrong = self.wrong_counts(*node);
                 wrong.is_empty()
             });
-            assert!(right, "counts on node {node} (endpoint, agent, server): {wrong:?}");
+            assert!(right, "counts on node {node} (endpoint, agent, server): {wrong:?}{}", self.evidence(&wrong));
         }
+    }
+
+    /// What everybody has of the endpoints that are counted wrong.
+    fn evidence(&self, wrong: &[(String, f64, u64)]) -> String {
+        let mut text = String::new();
+        for (id, ..) in wrong {
+            let socket: SocketAddr = id.trim_start_matches("tcp/").parse().unwrap();
+            for (agent, node) in self.agents.iter().zip(&self.cluster.nodes) {
+                let node = &node.host.namespace;
+                let endpoints = agent.explain("http").into_iter().flat_map(|e| e.endpoints);
+                for said in endpoints.filter(|said| said.endpoint == *id) {
+                    let _ = write!(
+                        text,
+                        "\n{} of {id}: {} open, {} sent, by {}",
+                        node.name(),
+                        said.open,
+                        said.sent,
+                        said.reported_by
+                    );
+                }
+                let family = if socket.is_ipv4() { "ipv4" } else { "ipv6" };
+                let address = socket.ip().to_string();
+                let entries = node.text("conntrack", &["-L", "-f", family, "--reply-src", &address]).unwrap();
+                let listing = node.text("nft", &["list", "table", "inet", "plimsoll"]).unwrap_or_default();
+                let counters = listing.split("\n\n").flat_map(|set| {
+                    let name = set.trim_start().lines().next().unwrap_or_default();
+                    let element = format!("{address} . tcp");
+                    let found = set.split([',', '{', '}']).filter(move |part| part.contains(&element));
+                    found.map(move |found| format!("\n  {name}: {}", found.trim()))
+                });
+                text.extend(counters.filter(|line| line.contains("counter")));
+                for entry in entries.lines().filter(|entry| entry.contains("mark=")) {
+                    let _ = write!(text, "\n  {}", entry.split_whitespace().collect::<Vec<_>>().join(" "));
+                }
+            }
+        }
+        text
     }
 
     /// Where an agent's count differs from the server's: the endpoint, the agent's count, the server's.

@@ -175,6 +175,13 @@ impl Account {
         (base.low, base.high) = (-UNKNOWN, UNKNOWN);
     }
 
+    /// What measurements found may not have been open.
+    pub(super) fn doubt(&mut self) {
+        for cell in &mut self.cells {
+            (cell.base.low, cell.base.high) = (-UNKNOWN, UNKNOWN);
+        }
+    }
+
     /// Whether all bases are known.
     pub(super) fn is_settled(&self) -> bool {
         self.cells.iter().all(|cell| cell.base.low == cell.base.high)

@@ -1,6 +1,6 @@
 //! Measuring with a dump of conntrack what the counters missed.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use plimsoll_core::service::EndpointId;
 use plimsoll_core::time::Timestamp;
@@ -75,8 +75,16 @@ impl Tally {
         let bits = kernel.mark_bits();
         self.read_kernel(kernel, now)?;
         let losses = self.losses;
+        // Their bounds count the suspects as open, and would close in on a wrong number with those to come.
+        for endpoint in self.suspects.values() {
+            for side in [&mut self.hosted, &mut self.sent] {
+                if let Some(account) = side.accounts.get_mut(endpoint) {
+                    account.doubt();
+                }
+            }
+        }
         let (mut hosted, mut sent) = (self.hosted.in_question(), self.sent.in_question());
-        let (mut suspects, mut ended) = (HashSet::new(), Vec::new());
+        let (mut suspects, mut ended) = (HashMap::new(), Vec::new());
         for mut filter in filters(&hosted.keys().copied().collect(), &sent.keys().copied().collect()) {
             filter.mark = Some((bits.opened, bits.opened | bits.closed));
             kernel.dump(&filter, &mut |entry| {
@@ -107,18 +115,18 @@ impl Tally {
         &self,
         bits: MarkBits,
         entry: &Entry,
-        suspects: &mut HashSet<Flow>,
+        suspects: &mut HashMap<Flow, EndpointId>,
         ended: &mut Vec<Marking>,
     ) -> bool {
         if entry.tcp != Some(TcpState::Closing) {
             return true;
         }
-        let flow = entry.flow();
-        if self.suspects.contains(&flow) {
+        let (flow, Some(endpoint)) = (entry.flow(), entry.endpoint()) else { return false };
+        if self.suspects.contains_key(&flow) {
             ended.push(Marking { flow, mask: bits.closed, bits: bits.closed });
             return false;
         }
-        suspects.insert(flow);
+        suspects.insert(flow, endpoint);
         true
     }
 }

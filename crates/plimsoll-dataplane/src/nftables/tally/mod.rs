@@ -14,7 +14,7 @@ mod measure;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use plimsoll_core::load::{AGE_SLOTS, Count, Counts};
@@ -149,7 +149,7 @@ pub(crate) struct Tally {
     /// When the last measurement was.
     measured: Timestamp,
     /// Open by their mark, but not by their state, when they were last looked at.
-    suspects: HashSet<Flow>,
+    suspects: HashMap<Flow, EndpointId>,
     /// How often ends were lost.
     losses: u64,
 }
@@ -166,7 +166,7 @@ impl Tally {
             measure: None,
             sweep: None,
             measured: Timestamp::ZERO,
-            suspects: HashSet::new(),
+            suspects: HashMap::new(),
             losses: 0,
         }
     }

@@ -18,6 +18,7 @@ enum Act {
     Close(usize),
     /// In silence.
     Vanish(usize),
+    Nothing,
 }
 
 #[derive(Clone, Debug)]
@@ -74,6 +75,7 @@ impl Fake {
         };
         let slot = Fake::slot_of(self.turn);
         match act {
+            Act::Nothing => {}
             Act::Open { endpoint: number, translated } => {
                 let id = endpoint(number);
                 self.next += 1;
@@ -381,6 +383,34 @@ proptest! {
         }
         play.check_ages();
         play.check();
+    }
+}
+
+/// An end that passes after the look at a connection and before its mark is counted nowhere: only the state tells.
+#[test]
+fn an_end_while_connections_are_adopted_is_made_good_soon() {
+    for (position, gap) in (0..40).flat_map(|position| (0..20).map(move |gap| (position, gap))) {
+        let mut play = Play::new();
+        play.fake.counting = false;
+        for _ in 0..8 {
+            play.fake.act(Act::Open { endpoint: 1, translated: true });
+        }
+        play.start();
+        // Taken from the back: an end at some position, others at some distance, so that no dump is quiet.
+        let mut meanwhile = Vec::new();
+        for end in (0..6).rev() {
+            meanwhile.push(Act::Close(end));
+            meanwhile.resize(meanwhile.len() + if end == 0 { position } else { gap }, Act::Nothing);
+        }
+        play.read(200, meanwhile);
+        // Before old connections are looked for in any case.
+        let mut counts = Counts::default();
+        for _ in 0..6 {
+            counts = play.read(5_000, Vec::new());
+        }
+        let of = |counts: &[Count]| counts.iter().find(|c| c.endpoint == endpoint(1)).map(|c| c.open);
+        assert_eq!(of(&counts.hosted), Some(2), "hosted, at {position}, {gap}");
+        assert_eq!(of(&counts.sent), Some(2), "sent, at {position}, {gap}");
     }
 }
 

@@ -322,6 +322,12 @@ fn make_events(batch: &mut Batch, bits: MarkBits) {
             .tcp_exactly(RST | ACKNOWLEDGE, RST | ACKNOWLEDGE);
         r.tcp_sequence_zero().marked(opened | closed | seen, 0).verdict(Verdict::Goto("refuse"));
     });
+    // Who comes back from the same port after the endpoint's RST gets the same entry, mark and all, until conntrack
+    // has forgotten it (after a FIN, or a RST of the client's own, it makes a new one).
+    batch.rule(tcp_event, |r| {
+        r.direction(Direction::Original).protocol(Protocol::Tcp);
+        r.tcp_exactly(FIN | SYN | RST | ACKNOWLEDGE, SYN).marked(closed, closed).mark(bits.mask(), 0);
+    });
     batch.chain("count");
     batch.rule("count", |r| {
         r.direction(Direction::Original).marked(opened | seen, seen).protocol(Protocol::Tcp);

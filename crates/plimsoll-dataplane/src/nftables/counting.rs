@@ -24,7 +24,8 @@ use crate::netlink::{Attribute, Builder, DUMP, Error, Message, Socket, nfgenmsg}
 
 /// Pairs of sets that take turns: one per live slot, and one that rests between its last reading and its next use.
 pub const PAIRS: usize = AGE_SLOTS + 1;
-/// The most endpoints that a set counts.
+/// The most endpoints that a set counts. The kernel makes room for as many in advance, 2 MiB for each of the 144 sets,
+/// but takes the number as one of 16 bits: at this one it begins small and grows.
 const SIZE: u32 = 65_536;
 /// After conntrack, before NAT: replies still carry the endpoint's own address.
 const PRIORITY: i32 = -150;

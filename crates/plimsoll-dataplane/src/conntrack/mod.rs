@@ -11,6 +11,8 @@ mod tests;
 pub use entry::{Direction, Entry, Flow, TcpState, check_bytes};
 pub use events::{Ended, Events, RECEIVE_BUFFER};
 
+use std::collections::BTreeSet;
+
 use plimsoll_core::service::{EndpointId, Family, Protocol};
 
 use crate::netlink::{self, ACK, Builder, DUMP, Error, Refusal, Socket, nfgenmsg};
@@ -41,7 +43,19 @@ pub struct Filter {
     pub endpoint: Option<EndpointId>,
 }
 
+/// A dump for each of so many endpoints is cheaper than one of everything: an empty dump takes 10 ms where the kernel
+/// has 262,144 buckets, a connection shown 2 us, one passed over 0.3 us.
+const FEW: usize = 2;
+
 impl Filter {
+    /// What to dump to see all connections of these endpoints, and of others where there are many.
+    pub(crate) fn of(endpoints: &BTreeSet<EndpointId>) -> Vec<Filter> {
+        if endpoints.len() > FEW {
+            return vec![Filter::default()];
+        }
+        endpoints.iter().map(|id| Filter { endpoint: Some(*id), ..Filter::default() }).collect()
+    }
+
     pub(crate) fn matches(&self, entry: &Entry) -> bool {
         self.family.is_none_or(|family| Family::of(entry.original.source.ip()) == family)
             && self.mark.is_none_or(|(value, mask)| entry.mark & mask == value)
@@ -144,14 +158,16 @@ impl Conntrack {
     /// answered; only where a DNAT rule chose the endpoint. Returns how many entries.
     ///
     /// Established connections stay: the endpoint may be about to finish them.
-    pub fn release(&mut self, gone: impl Fn(&EndpointId) -> bool) -> Result<usize, Error> {
+    pub fn release(&mut self, gone: &BTreeSet<EndpointId>) -> Result<usize, Error> {
         let mut flows = Vec::new();
-        self.dump(&Filter { translated: true, ..Filter::default() }, |entry| {
-            let Some(endpoint) = entry.endpoint() else { return };
-            if (endpoint.protocol == Protocol::Udp || !entry.is_answered()) && gone(&endpoint) {
-                flows.push(entry.flow());
-            }
-        })?;
+        for filter in Filter::of(gone) {
+            self.dump(&Filter { translated: true, ..filter }, |entry| {
+                let Some(endpoint) = entry.endpoint() else { return };
+                if (endpoint.protocol == Protocol::Udp || !entry.is_answered()) && gone.contains(&endpoint) {
+                    flows.push(entry.flow());
+                }
+            })?;
+        }
         self.delete(&flows)?;
         Ok(flows.len())
     }

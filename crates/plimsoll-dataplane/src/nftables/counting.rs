@@ -24,7 +24,8 @@ use crate::netlink::{Attribute, Builder, DUMP, Error, Message, Socket, nfgenmsg}
 
 /// Pairs of sets that take turns: one per live slot, and one that rests between its last reading and its next use.
 pub const PAIRS: usize = AGE_SLOTS + 1;
-/// The most endpoints that a set counts.
+/// The most endpoints that a set counts. The kernel makes room for as many in advance, 2 MiB for each of the 144 sets,
+/// but takes the number as one of 16 bits: at this one it begins small and grows.
 const SIZE: u32 = 65_536;
 /// After conntrack, before NAT: replies still carry the endpoint's own address.
 const PRIORITY: i32 = -150;
@@ -321,6 +322,12 @@ fn make_events(batch: &mut Batch, bits: MarkBits) {
             .protocol(Protocol::Tcp)
             .tcp_exactly(RST | ACKNOWLEDGE, RST | ACKNOWLEDGE);
         r.tcp_sequence_zero().marked(opened | closed | seen, 0).verdict(Verdict::Goto("refuse"));
+    });
+    // Who comes back from the same port after the endpoint's RST gets the same entry, mark and all, until conntrack
+    // has forgotten it (after a FIN, or a RST of the client's own, it makes a new one).
+    batch.rule(tcp_event, |r| {
+        r.direction(Direction::Original).protocol(Protocol::Tcp);
+        r.tcp_exactly(FIN | SYN | RST | ACKNOWLEDGE, SYN).marked(closed, closed).mark(bits.mask(), 0);
     });
     batch.chain("count");
     batch.rule("count", |r| {

@@ -97,8 +97,10 @@ impl Dataplane for NftablesDataplane {
         self.tally.apply(plan, now);
         if !plan.release.is_empty() {
             // After the plan: no new entries can lead there any more.
-            let gone = |endpoint: &EndpointId| plan.release.contains(endpoint);
-            self.live.conntrack.release(gone).map_err(|error| broken("release connections", error))?;
+            self.live
+                .conntrack
+                .release(&plan.release)
+                .map_err(|error| broken("release connections", error))?;
         }
         Ok(())
     }

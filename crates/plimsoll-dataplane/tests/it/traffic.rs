@@ -1,6 +1,7 @@
 //! Real connections through the table, on the loopback of a namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -87,9 +88,14 @@ impl Node {
     /// Connects to the Service from a client's address; returns the connection's two ends and the endpoint that
     /// took it.
     fn connect(&self, client: usize) -> ([TcpStream; 2], usize) {
+        self.connect_from(client, 0)
+    }
+
+    /// The same from a port of the client's choice; 0: any.
+    fn connect_from(&self, client: usize, port: u16) -> ([TcpStream; 2], usize) {
         let family = if self.family == Family::V4 { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket = rustix::net::socket(family, SocketType::STREAM, None).unwrap();
-        let client = SocketAddr::new(self.address("10.8.2.", "fd08::2:", client), 0);
+        let client = SocketAddr::new(self.address("10.8.2.", "fd08::2:", client), port);
         rustix::net::bind(&socket, &client).unwrap();
         rustix::net::connect(&socket, &self.service()).unwrap();
         let stream = TcpStream::from(socket);
@@ -192,6 +198,32 @@ fn opens_and_closes_are_counted_per_slot() {
         nftables.apply(&Plan { unhost: leave.clone(), forget: leave, ..Plan::default() }).unwrap();
         assert!(read(&mut nftables, Counter::HostedClosedOld).is_empty());
         assert!(read(&mut nftables, Counter::SentRefused).is_empty());
+    });
+}
+
+#[test]
+fn a_connection_over_one_that_the_endpoint_reset_is_counted() {
+    both_families(|family| {
+        let node = Node::new(family, 1);
+        let mut nftables = Nftables::open(Config::default(), Setup::default()).unwrap();
+        nftables.apply(&node.plan(&[1], None)).unwrap();
+        // The kernel goes on with the entry, mark and all, when the same client comes back from the same port.
+        for _ in 0..4 {
+            let ([mut client, accepted], _) = node.connect_from(1, 40_000);
+            rustix::net::sockopt::set_socket_linger(&accepted, Some(Duration::ZERO)).unwrap();
+            drop(accepted);
+            assert!(client.read(&mut [0]).is_err(), "not reset");
+        }
+        for counter in [
+            Counter::HostedOpened(0),
+            Counter::HostedClosed(0),
+            Counter::SentOpened(0),
+            Counter::SentClosed(0),
+        ] {
+            let mut counts = Vec::new();
+            nftables.read_counter(counter, &mut counts).unwrap();
+            assert_eq!(counts, [(node.servers[0].0, 4)], "{counter:?}");
+        }
     });
 }
 

@@ -1,6 +1,6 @@
 //! Measuring with a dump of conntrack what the counters missed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use plimsoll_core::service::EndpointId;
 use plimsoll_core::time::Timestamp;
@@ -11,9 +11,6 @@ use crate::Error;
 use crate::conntrack::{Entry, Filter, Flow, Marking, TcpState};
 use crate::nftables::mark::{MarkBits, OLD};
 
-/// A dump for each of so many endpoints is cheaper than one of everything: an empty dump takes 10 ms where the kernel
-/// has 262,144 buckets, a connection shown 2 us, one passed over 0.3 us.
-const FEW: usize = 2;
 /// How often a measurement is repeated at once for connections whose mark and state disagree.
 const REPEATS: usize = 3;
 
@@ -43,7 +40,7 @@ impl Tally {
         let (hosted, sent) = (&self.hosted.unmeasured, &self.sent.unmeasured);
         let all = MarkBits::mask(bits);
         let mut markings = Vec::new();
-        for mut filter in filters(hosted, sent) {
+        for mut filter in Filter::of(&hosted.union(sent).copied().collect()) {
             filter.mark = Some((0, bits.opened));
             filter.translated = hosted.is_empty();
             kernel.dump(&filter, &mut |entry| {
@@ -85,7 +82,7 @@ impl Tally {
         }
         let (mut hosted, mut sent) = (self.hosted.in_question(), self.sent.in_question());
         let (mut suspects, mut ended) = (HashMap::new(), Vec::new());
-        for mut filter in filters(&hosted.keys().copied().collect(), &sent.keys().copied().collect()) {
+        for mut filter in Filter::of(&hosted.keys().chain(sent.keys()).copied().collect()) {
             filter.mark = Some((bits.opened, bits.opened | bits.closed));
             kernel.dump(&filter, &mut |entry| {
                 if self.is_open(bits, entry, &mut suspects, &mut ended) {
@@ -153,13 +150,4 @@ impl Side {
             }
         }
     }
-}
-
-/// What to dump to see all connections of these endpoints.
-fn filters(some: &BTreeSet<EndpointId>, more: &BTreeSet<EndpointId>) -> Vec<Filter> {
-    let endpoints: BTreeSet<_> = some.union(more).copied().collect();
-    if endpoints.len() > FEW {
-        return vec![Filter::default()];
-    }
-    endpoints.iter().map(|id| Filter { endpoint: Some(*id), ..Filter::default() }).collect()
 }

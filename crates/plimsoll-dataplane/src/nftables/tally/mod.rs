@@ -75,8 +75,11 @@ const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_m
 /// Endpoints come and go all the time in a large cluster, and what was sent to a new one before it was known is little:
 /// their measurements wait for each other.
 const PATIENCE_FOR_SENT: Duration = Duration::from_secs(10);
-/// When connections from before are looked for the first time; then twice as long after, and so on.
+/// When connections without an age are looked at for the first time; then twice as long after, and so on, up to the
+/// longest wait. It never ends: what connections from before end in silence is found by nothing else, and when both
+/// sides' FINs pass at the same instant on two CPUs, a close is counted twice, for marks are not changed atomically.
 const FIRST_SWEEP: Duration = Duration::from_mins(1);
+const LONGEST_SWEEP: Duration = Duration::from_mins(15);
 
 /// The accounts of one side: of endpoints hosted here, or of connections sent from here.
 #[derive(Debug, Default)]
@@ -213,7 +216,8 @@ impl Tally {
         if let Some((at, wait)) = self.sweep
             && at <= now
         {
-            self.sweep = Some((now + wait * 2, wait * 2));
+            let wait = (wait * 2).min(LONGEST_SWEEP);
+            self.sweep = Some((now + wait, wait));
             self.hosted
                 .accounts
                 .values_mut()

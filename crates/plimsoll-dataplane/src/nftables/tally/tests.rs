@@ -433,3 +433,32 @@ fn totals_never_fall() {
     }
     assert_eq!(last, 200);
 }
+
+#[test]
+fn a_close_that_was_counted_twice_is_found_however_long_this_runs() {
+    let mut play = Play::new();
+    for _ in 0..5 {
+        play.step(Step::Act(Act::Open { endpoint: 1, translated: true }));
+    }
+    let minute = 60_000;
+    for _ in 0..600 {
+        play.read(minute, Vec::new());
+    }
+    let Slot { pair, .. } = Fake::slot_of(play.fake.turn);
+    // Two, so that the slot has enough left for it not to be noticed.
+    play.step(Step::Act(Act::Open { endpoint: 1, translated: true }));
+    play.step(Step::Act(Act::Open { endpoint: 1, translated: true }));
+    play.step(Step::Act(Act::Close(6)));
+    play.fake.count(Counter::HostedClosed(pair), endpoint(1));
+    play.fake.count(Counter::SentClosed(pair), endpoint(1));
+    let open = |play: &mut Play| {
+        let counts = play.read(minute, Vec::new());
+        (counts.hosted[1].open, counts.sent[0].open)
+    };
+    assert_eq!(open(&mut play), (5, 5));
+    // The slot's time as a young one, and the longest wait.
+    for _ in 0..17 + 15 {
+        open(&mut play);
+    }
+    assert_eq!(open(&mut play), (6, 6));
+}

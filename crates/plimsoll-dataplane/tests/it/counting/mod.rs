@@ -7,6 +7,7 @@ use std::time::Duration;
 use plimsoll_core::load::Count;
 use plimsoll_core::plan::Plan;
 use plimsoll_core::service::Protocol;
+use plimsoll_dataplane::nftables::{Config, NftablesDataplane, Setup, Terms};
 use plimsoll_dataplane::{Dataplane, dry_run};
 use plimsoll_lab::cluster::Host;
 use plimsoll_lab::server::{Behaviour, Close};
@@ -210,6 +211,19 @@ fn what_ends_without_a_packet_is_closed_by_its_event() {
     assert_eq!(open(&mut stage), [0, 0], "their ends are not counted a second time");
     let _again = hold(&near, 3, vip(false), Close::Finish);
     assert_eq!(open(&mut stage), [3, 0]);
+}
+
+#[test]
+fn where_ends_are_not_told_nothing_is_counted() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let stage = Stage::new(1, 1, Options::default());
+    let node = &stage.cluster.nodes[0].host.namespace;
+    node.sysctl(&[("net/netfilter/nf_conntrack_events", "0")]).unwrap();
+    let terms = Terms::new(Setup::default(), Duration::from_secs(1));
+    let error = node.run(|| NftablesDataplane::open(Config::default(), terms).err()).unwrap().to_string();
+    assert!(error.contains("nf_conntrack_events is 0"), "{error}");
 }
 
 #[test]

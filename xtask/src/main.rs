@@ -6,6 +6,7 @@ mod workspace;
 mod tidy;
 mod test;
 mod demo;
+mod bench;
 mod licences;
 mod fuzz;
 mod docs;
@@ -33,6 +34,7 @@ enum Command {
     Ci(ci::Arguments),
     Tidy(tidy::Arguments),
     Licences(licences::Arguments),
+    Bench(bench::Arguments),
     Fuzz(fuzz::Arguments),
     Docs(docs::Arguments),
     Setup(setup::Arguments),
@@ -55,6 +57,7 @@ fn command() -> Result<()> {
         Command::Ci(arguments) => ci::ci(&arguments),
         Command::Tidy(arguments) => tidy::tidy(&arguments),
         Command::Licences(arguments) => licences::licences(&arguments),
+        Command::Bench(arguments) => bench::bench(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Docs(arguments) => docs::docs(&arguments),
         Command::Setup(arguments) => setup::setup(&arguments),

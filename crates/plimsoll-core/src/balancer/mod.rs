@@ -15,7 +15,7 @@ use crate::plan::{self, Plan};
 use crate::policy::{self, Limit};
 use crate::report::{self, Report};
 use crate::service::{
-    EndpointId, Here, Key, NodeName, PolicyKind, Service, ServiceChange, ServiceId, TrafficPolicy,
+    ByEndpoint, EndpointId, Here, Key, NodeName, PolicyKind, Service, ServiceChange, ServiceId, TrafficPolicy,
 };
 use crate::table::{self, Left, ServiceTable, Table};
 use crate::time::Timestamp;
@@ -102,6 +102,14 @@ struct Balanced {
     held: BTreeMap<EndpointId, Limit>,
 }
 
+/// Which Services are decided.
+#[derive(Clone, Copy)]
+enum Which {
+    /// Those of which something changed.
+    Due,
+    All,
+}
+
 /// What thinks.
 pub struct Balancer {
     here: Here,
@@ -110,7 +118,7 @@ pub struct Balancer {
     view: View,
     services: BTreeMap<ServiceId, Balanced>,
     /// Which Services have an endpoint.
-    users: BTreeMap<EndpointId, BTreeSet<ServiceId>>,
+    users: ByEndpoint<BTreeSet<ServiceId>>,
     due: BTreeSet<ServiceId>,
     decide_at: Timestamp,
     tick_at: Timestamp,
@@ -139,7 +147,7 @@ impl Balancer {
             here,
             parameters,
             services: BTreeMap::new(),
-            users: BTreeMap::new(),
+            users: ByEndpoint::default(),
             due: BTreeSet::new(),
             decide_at: Timestamp::NEVER,
             tick_at: Timestamp::ZERO,
@@ -180,10 +188,9 @@ impl Balancer {
             self.tick_at = now + self.parameters.tick;
             self.loads.expire(now);
             self.view.expire(now);
-            self.due.extend(self.services.keys().cloned());
-            self.decide(now, &mut commands);
+            self.decide(now, Which::All, &mut commands);
         } else if now >= self.decide_at {
-            self.decide(now, &mut commands);
+            self.decide(now, Which::Due, &mut commands);
         }
         self.apply(now, &mut commands);
         commands
@@ -213,7 +220,7 @@ impl Balancer {
             ServiceChange::Remove(id) => self.remove(&id),
         }
         // What clients can reach must follow at once, not at the next tick.
-        self.decide(now, commands);
+        self.decide(now, Which::Due, commands);
     }
 
     fn set(&mut self, now: Timestamp, service: &Arc<Service>) {
@@ -350,9 +357,10 @@ impl Balancer {
         }
     }
 
-    /// Decides every Service that is due.
-    fn decide(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
+    /// Decides Services: those that are due, or all.
+    fn decide(&mut self, now: Timestamp, which: Which, commands: &mut Vec<Command>) {
         self.decide_at = Timestamp::NEVER;
+        let due = std::mem::take(&mut self.due);
         let setting = Setting {
             now,
             view: &self.view,
@@ -360,18 +368,20 @@ impl Balancer {
             delay: (self.parameters.tick + self.parameters.report_interval).as_secs_f64(),
             horizon: self.parameters.horizon().as_secs_f64(),
         };
-        for id in std::mem::take(&mut self.due) {
-            let Some(balanced) = self.services.get_mut(&id) else { continue };
-            let service = balanced.service.clone();
-            let mut changed = balanced.cluster.decide(&setting, &service);
-            if balanced.needs_local {
-                changed |= balanced.local.decide(&setting, &service);
-            }
-            balanced.tell_limits(commands);
-            changed |= balanced.decide_keys(commands);
-            if changed || !self.desired.services.contains_key(&id) {
-                self.desired.services.insert(id, balanced.table());
+        let mut decide = |id: &ServiceId, balanced: &mut Balanced| {
+            if balanced.decide(&setting, commands) || !self.desired.services.contains_key(id) {
+                self.desired.services.insert(id.clone(), balanced.table());
                 self.differs = true;
+            }
+        };
+        match which {
+            Which::All => self.services.iter_mut().for_each(|(id, balanced)| decide(id, balanced)),
+            Which::Due => {
+                for id in &due {
+                    if let Some(balanced) = self.services.get_mut(id) {
+                        decide(id, balanced);
+                    }
+                }
             }
         }
     }
@@ -432,6 +442,16 @@ fn share_if_equal(a: &mut Arc<BTreeSet<EndpointId>>, b: &Arc<BTreeSet<EndpointId
 }
 
 impl Balanced {
+    /// Decides anew; whether what is to be in the dataplane changed.
+    fn decide(&mut self, setting: &Setting<'_>, commands: &mut Vec<Command>) -> bool {
+        let mut changed = self.cluster.decide(setting, &self.service);
+        if self.needs_local {
+            changed |= self.local.decide(setting, &self.service);
+        }
+        self.tell_limits(commands);
+        changed | self.decide_keys(commands)
+    }
+
     fn decide_keys(&mut self, commands: &mut Vec<Command>) -> bool {
         let (keys, left) =
             table::keys(&self.service, self.cluster.installed().len(), self.local.installed().len());
@@ -460,19 +480,24 @@ impl Balanced {
                 Some(limit) => self.held.insert(endpoint, limit),
                 None => self.held.remove(&endpoint),
             };
-            let service = self.service.id.clone();
+            let service = || self.service.id.clone();
             match limit {
                 Some(limit) if before != Some(limit) => {
+                    let service = service();
                     commands.push(Command::Tell(Notice::Limited { service, endpoint, limit }));
                 }
                 None if before.is_some() => {
+                    let service = service();
                     commands.push(Command::Tell(Notice::Unlimited { service, endpoint }));
                 }
                 _ => {}
             }
         }
-        let members: BTreeSet<EndpointId> = self.cluster.held().map(|(endpoint, _)| endpoint).collect();
-        self.held.retain(|endpoint, _| members.contains(endpoint));
+        // Mostly nobody is held.
+        if !self.held.is_empty() {
+            let members: BTreeSet<EndpointId> = self.cluster.held().map(|(endpoint, _)| endpoint).collect();
+            self.held.retain(|endpoint, _| members.contains(endpoint));
+        }
     }
 
     fn table(&self) -> ServiceTable {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::load::{Load, Loads};
 use crate::policy::{self, Row};
 use crate::report::{EndpointReport, Report};
-use crate::service::{Endpoint, EndpointId, NodeName};
+use crate::service::{ByEndpoint, Endpoint, EndpointId, NodeName};
 use crate::time::Timestamp;
 
 /// How long reports are believed.
@@ -105,14 +105,20 @@ pub struct View {
     here: NodeName,
     parameters: Parameters,
     nodes: BTreeMap<NodeName, NodeRecord>,
-    records: BTreeMap<EndpointId, Record>,
+    records: ByEndpoint<Record>,
     history: VecDeque<(Timestamp, Vec<(EndpointId, Sent)>)>,
 }
 
 impl View {
     /// An empty view of the node `here`.
     pub fn new(here: NodeName, parameters: Parameters) -> View {
-        View { here, parameters, nodes: BTreeMap::new(), records: BTreeMap::new(), history: VecDeque::new() }
+        View {
+            here,
+            parameters,
+            nodes: BTreeMap::new(),
+            records: ByEndpoint::default(),
+            history: VecDeque::new(),
+        }
     }
 
     /// Takes up an endpoint, or learns that another node hosts it now.
@@ -213,7 +219,16 @@ impl View {
 
     /// What is known of one endpoint, before anything stale is shrunk.
     pub fn figures(&self, now: Timestamp, loads: &Loads, endpoint: &EndpointId) -> Figures {
-        let record = self.records.get(endpoint);
+        self.figures_of(now, loads, endpoint, self.records.get(endpoint))
+    }
+
+    fn figures_of(
+        &self,
+        now: Timestamp,
+        loads: &Loads,
+        endpoint: &EndpointId,
+        record: Option<&Record>,
+    ) -> Figures {
         let sent = record.map(|record| record.sent).unwrap_or_default();
         match record.and_then(|record| record.node.as_ref()) {
             Some(node) if *node == self.here => {
@@ -243,8 +258,9 @@ impl View {
         policy::nominal_capacities(members.iter().map(|member| member.capacity), &mut fair);
         let mut others: Vec<Others> = Vec::with_capacity(members.len());
         for member in members {
-            let figures = self.figures(now, loads, &member.endpoint);
-            let sent = self.records.get(&member.endpoint).map(|record| record.sent).unwrap_or_default();
+            let record = self.records.get(&member.endpoint);
+            let figures = self.figures_of(now, loads, &member.endpoint, record);
+            let sent = record.map(|record| record.sent).unwrap_or_default();
             others.push(Others::new(&figures, sent, self.kappa(&figures)));
         }
         shrink(&mut others, &fair);

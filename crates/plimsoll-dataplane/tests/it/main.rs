@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::format_push_string)]
 
+mod corpus;
 mod namespace;
 mod nftables;
 mod stage;

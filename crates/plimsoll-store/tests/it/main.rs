@@ -1,6 +1,8 @@
 //! The mesh over real sockets, on loopback.
 #![allow(clippy::unwrap_used)]
 
+mod corpus;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 mod agenda;
 mod standing;
 mod receive;
+mod siege;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,6 +27,8 @@ use super::session::{FORGET, Sessions};
 use super::wire;
 use crate::{Health, Heard, MemberHealth};
 use agenda::{Agenda, Due};
+
+pub use siege::check_bytes;
 
 /// How many nodes, dead ones included, a mesh may have.
 pub(crate) const MAX_MEMBERS: usize = 2048;

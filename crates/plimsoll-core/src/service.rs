@@ -3,7 +3,6 @@
 //! A [`Service`] here is what is balanced as one: one port, one protocol, one address family. A Service of the
 //! outside world with two ports and two families is four of them, told apart by [`ServiceId`].
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
@@ -125,7 +124,8 @@ impl fmt::Display for EndpointId {
 
 /// Something of each endpoint that is looked up for thousands of them at a time; whoever goes through all of them
 /// in order wants a `BTreeMap`. Hashes without a seed: no ambient randomness.
-pub type ByEndpoint<T> = HashMap<EndpointId, T, BuildHasherDefault<DefaultHasher>>;
+#[allow(clippy::disallowed_types, reason = "only ever looked up, never gone through")]
+pub type ByEndpoint<T> = std::collections::HashMap<EndpointId, T, BuildHasherDefault<DefaultHasher>>;
 
 /// Which Service, which of its ports, which family. Displays as `shop/web:http/ipv4` (`shop/web/ipv4` without a
 /// port name).

@@ -91,6 +91,8 @@ pub enum Left {
     NoLocalEndpoint,
     /// There are more endpoints than a list can hold.
     TooManyEndpoints,
+    /// Another Service claims it too, and that one has it.
+    Claimed,
 }
 
 impl std::fmt::Display for Left {
@@ -101,6 +103,7 @@ impl std::fmt::Display for Left {
             Left::NoLocalEndpoint => {
                 f.write_str("its traffic policy is Local and this node has no endpoint of it")
             }
+            Left::Claimed => f.write_str("another Service claims it too, and comes first by name"),
             Left::TooManyEndpoints => {
                 write!(f, "it has more endpoints than can be balanced ({MAX_ENDPOINTS})")
             }
@@ -109,7 +112,12 @@ impl std::fmt::Display for Left {
 }
 
 /// How each key of the Service is served from lists of these lengths, and which keys are left to the proxy below.
-pub fn keys(service: &Service, cluster: usize, local: usize) -> (Vec<KeyEntry>, Vec<(Key, Left)>) {
+pub fn keys(
+    service: &Service,
+    cluster: usize,
+    local: usize,
+    is_claimed: impl Fn(Key) -> bool,
+) -> (Vec<KeyEntry>, Vec<(Key, Left)>) {
     let mut taken = Vec::new();
     let mut left = Vec::new();
     for key in &service.keys {
@@ -120,6 +128,8 @@ pub fn keys(service: &Service, cluster: usize, local: usize) -> (Vec<KeyEntry>, 
         };
         let reason = if service.mode == Mode::Observe {
             Some(Left::Observed)
+        } else if is_claimed(*key) {
+            Some(Left::Claimed)
         } else if order::steps(cluster).is_none() {
             Some(Left::TooManyEndpoints)
         } else if needed == 0 && entry.choose == Choose::Local && cluster > 0 {

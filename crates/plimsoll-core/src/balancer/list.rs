@@ -8,11 +8,14 @@ use crate::table::Weighted;
 use crate::time::Timestamp;
 use crate::view::{Member, View};
 
+use super::claims::Claims;
+
 /// What a decision needs beside the list itself.
 pub(super) struct Setting<'a> {
     pub(super) now: Timestamp,
     pub(super) view: &'a View,
     pub(super) loads: &'a Loads,
+    pub(super) claims: &'a Claims,
     pub(super) delay: f64,
     pub(super) horizon: f64,
 }

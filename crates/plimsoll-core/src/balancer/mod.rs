@@ -1,5 +1,6 @@
 //! What thinks: takes events with their time, answers with commands, and never looks at the world itself.
 
+mod claims;
 mod list;
 mod notice;
 mod explaining;
@@ -21,6 +22,7 @@ use crate::table::{self, Left, ServiceTable, Table};
 use crate::time::Timestamp;
 use crate::view::{self, View};
 
+use claims::Claims;
 use list::{List, Setting};
 pub use notice::Notice;
 
@@ -117,6 +119,7 @@ pub struct Balancer {
     loads: Loads,
     view: View,
     services: BTreeMap<ServiceId, Balanced>,
+    claims: Claims,
     /// Which Services have an endpoint.
     users: ByEndpoint<BTreeSet<ServiceId>>,
     due: BTreeSet<ServiceId>,
@@ -147,6 +150,7 @@ impl Balancer {
             here,
             parameters,
             services: BTreeMap::new(),
+            claims: Claims::default(),
             users: ByEndpoint::default(),
             due: BTreeSet::new(),
             decide_at: Timestamp::NEVER,
@@ -240,6 +244,7 @@ impl Balancer {
                 remove(&mut self.desired.hosted, &endpoint.id);
             }
         }
+        self.due.extend(self.claims.change(&id, before.as_deref(), Some(service)));
         let kind = service.policy.unwrap_or(self.parameters.policy);
         if before.as_ref().is_some_and(|before| before.policy.unwrap_or(self.parameters.policy) != kind) {
             self.services.remove(&id);
@@ -269,6 +274,7 @@ impl Balancer {
 
     fn remove(&mut self, id: &ServiceId) {
         if let Some(balanced) = self.services.remove(id) {
+            self.due.extend(self.claims.change(id, Some(&balanced.service), None));
             self.retire(id, &balanced.service, None);
         }
         self.desired.services.remove(id);
@@ -365,6 +371,7 @@ impl Balancer {
             now,
             view: &self.view,
             loads: &self.loads,
+            claims: &self.claims,
             delay: (self.parameters.tick + self.parameters.report_interval).as_secs_f64(),
             horizon: self.parameters.horizon().as_secs_f64(),
         };
@@ -449,12 +456,13 @@ impl Balanced {
             changed |= self.local.decide(setting, &self.service);
         }
         self.tell_limits(commands);
-        changed | self.decide_keys(commands)
+        changed | self.decide_keys(setting.claims, commands)
     }
 
-    fn decide_keys(&mut self, commands: &mut Vec<Command>) -> bool {
-        let (keys, left) =
-            table::keys(&self.service, self.cluster.installed().len(), self.local.installed().len());
+    fn decide_keys(&mut self, claims: &Claims, commands: &mut Vec<Command>) -> bool {
+        let (cluster, local) = (self.cluster.installed().len(), self.local.installed().len());
+        let is_claimed = |key| claims.rival(&self.service.id, key).is_some();
+        let (keys, left) = table::keys(&self.service, cluster, local, is_claimed);
         if keys == self.keys && left == self.left {
             return false;
         }
@@ -501,12 +509,14 @@ impl Balanced {
     }
 
     fn table(&self) -> ServiceTable {
+        // Without a key nobody chooses from the lists.
+        let list = |list: &List| if self.keys.is_empty() { Vec::new() } else { list.installed().to_vec() };
         ServiceTable {
             protocol: self.service.protocol,
             keys: self.keys.clone(),
             affinity: self.service.affinity,
-            cluster: self.cluster.installed().to_vec(),
-            local: self.local.installed().to_vec(),
+            cluster: list(&self.cluster),
+            local: list(&self.local),
         }
     }
 }

@@ -291,3 +291,24 @@ fn explanations_say_whose_figures_they_are() {
     assert_eq!((&far.origin, far.open), (&view::Origin::Host(NodeName::new("n2")), 40.0));
     assert_eq!(far.age, Some(Duration::from_millis(600)));
 }
+
+#[test]
+fn a_key_that_two_services_claim_is_served_for_the_first_by_name() {
+    let mut balancer = balancer();
+    let first = service("web", &[(1, "n1")]);
+    let key = first.keys[0];
+    let external = Key { place: Place::External("10.96.0.3".parse().unwrap()), ..key };
+    let second = Service { keys: vec![external], ..service("zoo", &[(2, "n2")]) };
+    let fresh = plan(balancer.on(at(0.0), all(&[first.clone(), second.clone()])));
+    balancer.on(at(0.0), Event::Applied(Ok(())));
+    let served = |plan: &Plan, id: &ServiceId| {
+        plan.changes.iter().find_map(|change| match change {
+            Change::Replace(of, table) | Change::Reweight(of, table) if of == id => Some(table.keys.len()),
+            _ => None,
+        })
+    };
+    assert_eq!((served(&fresh, &first.id), served(&fresh, &second.id)), (Some(1), Some(0)));
+    assert_eq!(balancer.explain(at(0.0), &second.id).unwrap().left, [(external, Left::Claimed)]);
+    let after = plan(balancer.on(at(0.1), Event::Services(ServiceChange::Remove(first.id))));
+    assert_eq!(served(&after, &second.id), Some(1), "it is free now");
+}

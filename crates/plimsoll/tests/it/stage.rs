@@ -271,7 +271,11 @@ impl Stage {
                 wrong = self.wrong_counts(*node);
                 wrong.is_empty()
             });
-            assert!(right, "counts on node {node} (endpoint, agent, server): {wrong:?}{}", self.evidence(&wrong));
+            assert!(
+                right,
+                "counts on node {node} (endpoint, agent, server): {wrong:?}{}",
+                self.evidence(&wrong)
+            );
         }
     }
 

@@ -54,6 +54,9 @@ pub(crate) fn spawn(
 
 impl Thread {
     fn run(mut self, runtime: &Handle, dataplane: &mut dyn Dataplane) -> Result<(), Error> {
+        // Before the first plan there is nobody to count: counts would say that nothing is open.
+        let Some(first) = runtime.block_on(self.plans.recv()) else { return Ok(()) };
+        self.apply(dataplane, &first)?;
         let mut next_read = Instant::now() + self.interval.mul_f64(rand::random());
         loop {
             let deadline = tokio::time::Instant::from_std(next_read);

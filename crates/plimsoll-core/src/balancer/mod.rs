@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::eligible;
 use crate::guard;
 use crate::load::{Counts, Filter, Loads, Sample};
+use crate::order;
 use crate::plan::{self, Plan};
 use crate::policy::{self, Limit};
 use crate::report::{self, Report};
@@ -86,7 +87,7 @@ impl Parameters {
 
 /// The time constant `tau` of rates and samples.
 const RATE_TIME_CONSTANT: Duration = Duration::from_millis(700);
-/// A sample older than this many report intervals, or than ten seconds, is as good as none.
+/// A sample older than this is as good as none.
 const SAMPLE_EXPIRY: Duration = Duration::from_secs(10);
 /// How long to wait after the dataplane refused a plan.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -235,6 +236,10 @@ impl Balancer {
             return;
         }
         for endpoint in &service.endpoints {
+            if eligible::serves(endpoint) {
+                // It came back before anybody was told to let go of it.
+                self.release.remove(&endpoint.id);
+            }
             self.users.entry(endpoint.id).or_default().insert(id.clone());
             self.view.know(endpoint);
             insert(&mut self.desired.known, endpoint.id);
@@ -265,6 +270,8 @@ impl Balancer {
         balanced.cluster.set_members(now, service, &eligible::cluster(service, &self.here));
         if balanced.needs_local {
             balanced.local.set_members(now, service, &eligible::local(service, &self.here));
+        } else {
+            balanced.local = list();
         }
         if let Some(before) = before {
             self.retire(&id, &before, Some(service));
@@ -509,7 +516,7 @@ impl Balanced {
     }
 
     fn table(&self) -> ServiceTable {
-        // Without a key nobody chooses from the lists.
+        // Without a key nobody chooses from the lists, and a list that no dataplane can hold is without keys.
         let list = |list: &List| if self.keys.is_empty() { Vec::new() } else { list.installed().to_vec() };
         ServiceTable {
             protocol: self.service.protocol,

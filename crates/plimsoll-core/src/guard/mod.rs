@@ -24,6 +24,8 @@ mod tests;
 const EASED_IN: f64 = 3.0;
 /// An endpoint that did not fail for this long, in seconds, starts with a clean record.
 const CLEAN: f64 = 120.0;
+/// Figures older than this many delays (tick and staleness together) are no evidence.
+const STALE_AFTER_DELAYS: f64 = 2.0;
 /// A failing endpoint stays at its floor for at least this long, in seconds, whatever its connections show.
 const LEAST_FAILING: f64 = 5.0;
 
@@ -118,8 +120,11 @@ impl Guard {
             // What was meant to go there, but no more than its target: nobody must prove itself by an excess.
             let meant = watch.share.unwrap_or(0.0).min(share.target) * rate;
             let judged = watch.standing == Standing::Fine;
-            watch.evidence.observe(Signs::of(row, meant), self.peers, horizon, elapsed, judged);
             watch.since += elapsed;
+            // Old figures mix two times: how many others opened then, and how many of ours are open now.
+            if row.age <= STALE_AFTER_DELAYS * group.delay {
+                watch.evidence.observe(Signs::of(row, meant), self.peers, horizon, elapsed, judged);
+            }
         }
         self.compare(group.rows);
     }

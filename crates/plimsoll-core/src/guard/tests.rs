@@ -137,6 +137,7 @@ impl World {
                 middle: aged(HORIZON, 2.0 * HORIZON),
                 opens_per_second: self.opens[i],
                 failures_per_second: self.failures[i],
+                age: 0.0,
                 seconds_eligible: now - self.born[i],
                 ..row(i as u32)
             }
@@ -470,4 +471,30 @@ proptest! {
             prop_assert!((share.share - share.target).abs() < 1e-9, "{:?}", share);
         }
     }
+}
+
+/// Two endpoints; after 20 s nothing is heard of the second any more, while our own connections to it end. What is
+/// its share at last, if its figures bear their `age` or seem fresh?
+fn share_of_a_silent_endpoint(bears_its_age: bool) -> f64 {
+    let mut guard = Guard::new(&Parameters::default());
+    let mut least: f64 = 1.0;
+    for i in 0..240 {
+        let now = f64::from(i) * 0.5;
+        let silent = now >= 20.0;
+        let heard = Row { open: 30.0, young: 8.0, opens_per_second: 10.0, age: 0.2, ..row(1) };
+        let age = if bears_its_age { now - 20.0 } else { 0.2 };
+        let second = if silent { Row { young: 0.0, age, ..heard.clone() } } else { heard.clone() };
+        let rows = [heard, Row { endpoint: endpoint(2), ..second }];
+        let group = Group { delay: 0.7, ..group(&rows) };
+        let mut shares = [Share { share: 0.5, target: 0.5, capacity: 1.0, limit: None }; 2];
+        guard.bound(&group, &mut shares);
+        least = least.min(shares[1].share);
+    }
+    least
+}
+
+#[test]
+fn figures_that_only_grow_old_do_not_accuse() {
+    assert!(share_of_a_silent_endpoint(true) > 0.45);
+    assert!(share_of_a_silent_endpoint(false) < 0.05, "the same from fresh figures does");
 }

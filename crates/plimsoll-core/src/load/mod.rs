@@ -192,6 +192,8 @@ struct Meter {
     load: Load,
     opened: u64,
     failed: u64,
+    opens: Rate,
+    failures: Rate,
     sampled: Option<Timestamp>,
 }
 
@@ -206,18 +208,15 @@ fn update(
     for count in counts {
         let failed = count.refused + count.unanswered;
         let (young, middle) = by_age(count, slots, filter.horizon.as_secs_f64());
-        let meter = meters.entry(count.endpoint).or_insert_with(|| Meter {
-            opened: count.opened,
-            failed,
-            ..Meter::default()
-        });
-        if let Some(elapsed) = elapsed.filter(|elapsed| *elapsed > 0.0) {
+        let elapsed = elapsed.filter(|elapsed| *elapsed > 0.0 && meters.contains_key(&count.endpoint));
+        let meter = meters.entry(count.endpoint).or_default();
+        if let Some(elapsed) = elapsed {
             let gain = gain(elapsed, filter.time_constant.as_secs_f64());
             // A total that fell began anew: the endpoint left and came back.
             let opens = count.opened.saturating_sub(meter.opened) as f64 / elapsed;
             let failures = failed.saturating_sub(meter.failed) as f64 / elapsed;
-            meter.load.opens_per_second += gain * (opens - meter.load.opens_per_second);
-            meter.load.failures_per_second += gain * (failures - meter.load.failures_per_second);
+            meter.load.opens_per_second = meter.opens.follow(opens, gain);
+            meter.load.failures_per_second = meter.failures.follow(failures, gain);
         }
         meter.opened = count.opened;
         meter.failed = failed;
@@ -249,6 +248,22 @@ fn by_age(count: &Count, slots: &[f32; AGE_SLOTS], horizon: f64) -> (f64, f64) {
     };
     let young = younger_than(horizon);
     (young, younger_than(2.0 * horizon) - young)
+}
+
+/// A filtered rate that is right from its first value on: the filter's start from zero is divided out. A rate that
+/// crept up from zero while young connections are counted at once would make them look as if they stayed for ever.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    sum: f64,
+    weight: f64,
+}
+
+impl Rate {
+    fn follow(&mut self, value: f64, gain: f64) -> f64 {
+        self.sum += gain * (value - self.sum);
+        self.weight += gain * (1.0 - self.weight);
+        self.sum / self.weight
+    }
 }
 
 /// The weight of a new value in a first-order filter after `elapsed` seconds.

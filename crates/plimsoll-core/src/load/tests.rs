@@ -58,8 +58,15 @@ fn the_rate_of_opens_follows_with_the_time_constant() {
     loads.count(at(1.0), &counts(0.5, vec![count(1, 0, 500, &[])]));
     assert_eq!(loads.hosted_load(&endpoint(1)).unwrap().opens_per_second, 0.0);
     loads.count(at(1.7), &counts(0.5, vec![count(1, 0, 570, &[])]));
-    let rate = loads.hosted_load(&endpoint(1)).unwrap().opens_per_second;
-    assert!((rate - 100.0 * (1.0 - libm::exp(-1.0))).abs() < 1e-6, "{rate}");
+    let rate = |loads: &Loads| loads.hosted_load(&endpoint(1)).unwrap().opens_per_second;
+    assert!((rate(&loads) - 100.0).abs() < 1e-6, "right from the first value on: {}", rate(&loads));
+    for i in 1..100_u32 {
+        let opened = 570 + 10 * u64::from(i);
+        loads.count(at(1.7 + 0.1 * f64::from(i)), &counts(0.5, vec![count(1, 0, opened, &[])]));
+    }
+    loads.count(at(12.3), &counts(0.5, vec![count(1, 0, 1560, &[])]));
+    let after = rate(&loads);
+    assert!((after - 100.0 * libm::exp(-1.0)).abs() < 0.1, "then with the time constant: {after}");
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub struct Row {
     pub cpu: Option<f64>,
     /// CPU pressure, 0 to 1: `P`; `None` where nobody knows.
     pub pressure: Option<f64>,
+    /// How many seconds ago the oldest part of these figures was measured; infinity where nobody ever did.
+    pub age: f64,
     /// For how long it has been eligible; infinity where that is unknown (it was there when the agent started).
     pub seconds_eligible: f64,
 }

@@ -26,6 +26,7 @@ pub(crate) fn row(i: u32) -> Row {
         failures_per_second: 0.0,
         cpu: None,
         pressure: None,
+        age: 0.0,
         seconds_eligible: f64::INFINITY,
     }
 }
@@ -65,6 +66,7 @@ pub(crate) fn any_rows() -> impl Strategy<Value = Vec<Row>> {
             failures_per_second: bad,
             cpu: u,
             pressure: p.map(|p| p / 100.0),
+            age: 0.0,
             seconds_eligible: age,
             ..row(i)
         });

@@ -284,6 +284,7 @@ impl View {
                 failures_per_second: other.load.failures_per_second,
                 cpu: other.load.cpu,
                 pressure: other.load.pressure,
+                age: other.age,
                 seconds_eligible: member.eligible.map_or(f64::INFINITY, |since| now.seconds_since(since)),
             });
         }
@@ -367,6 +368,8 @@ struct Others {
     load: Load,
     own: Sent,
     kappa: f64,
+    /// Seconds; infinity where there are no figures.
+    age: f64,
 }
 
 impl Others {
@@ -376,7 +379,8 @@ impl Others {
         let mut load = figures.load;
         load.open -= own.open;
         load.young -= own.young;
-        Others { load, own, kappa }
+        let age = if figures.age == Duration::MAX { f64::INFINITY } else { figures.age.as_secs_f64() };
+        Others { load, own, kappa, age }
     }
 }
 

@@ -89,7 +89,11 @@ async fn status(State(shared): State<Shared>) -> Response {
 /// What is wrong at the edges and being retried.
 fn troubles(shared: &Shared) -> Vec<String> {
     let discovery = shared.discovery.borrow().last_error.as_deref().map(str::to_owned);
-    discovery.into_iter().chain(shared.store.borrow().troubles.iter().cloned()).collect()
+    let store = shared.store.borrow();
+    let superseded = store.superseded_by.map(|address| {
+        format!("a newer agent at {address} has this node's name, and this one is out of the mesh: stop one of them")
+    });
+    discovery.into_iter().chain(superseded).chain(store.troubles.iter().cloned()).collect()
 }
 
 #[derive(Deserialize)]
@@ -120,8 +124,7 @@ async fn config(State(shared): State<Shared>) -> Response {
 }
 
 async fn unknown() -> Response {
-    let what =
-        "no such page; there are /livez /readyz /metrics /v1/status /v1/explain?service=NAME /v1/config";
+    let what = "no such page; there are /healthz /livez /readyz /metrics /v1/status /v1/explain?service=NAME /v1/config";
     problem(StatusCode::NOT_FOUND, what.into())
 }
 

@@ -111,8 +111,9 @@ fn register_status(registry: &mut Registry, status: &Status) {
     gauge(registry, "ready", "Whether everything the agent needs has answered", f64::from(status.ready));
     gauge(registry, "uptime_seconds", "Seconds since the agent started", status.uptime_seconds);
     gauge(registry, "nodes", "Other nodes that reported", status.nodes.len() as f64);
-    let oldest = status.nodes.iter().map(|node| node.age_seconds).fold(0.0, f64::max);
-    gauge(registry, "oldest_report_seconds", "Age of the oldest node's last report", oldest);
+    if let Some(oldest) = status.nodes.iter().map(|node| node.age_seconds).reduce(f64::max) {
+        gauge(registry, "oldest_report_seconds", "Age of the oldest node's last report", oldest);
+    }
     let open = Family::<Service, Gauge<f64, AtomicU64>>::default();
     let uneven = Family::<Service, Gauge<f64, AtomicU64>>::default();
     let taken = Family::<Service, Gauge>::default();

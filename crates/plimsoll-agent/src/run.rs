@@ -70,9 +70,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let (events, received) = mpsc::channel(EVENTS);
     let (reports, to_publish) = mpsc::channel(2);
     let (plans, to_apply) = mpsc::channel(2);
-    let store = plimsoll_store::build(config.store.clone(), node.clone()).await?;
     let thread = Thread { interval, plans: to_apply, events: events.clone(), metrics: metrics.clone() };
     let dataplane = dataplane(&config, &node, horizon, thread).await?;
+    // After the dataplane: a second agent on this node fails there, before it takes the first one's place in the mesh.
+    let store = plimsoll_store::build(config.store.clone(), node.clone()).await?;
     let owner = Owner {
         balancer: Balancer::new(here, parameters),
         node,

@@ -156,7 +156,11 @@ fn because(endpoint: &EndpointExplanation, level: Option<f64>) -> String {
     if let Some(limit) = endpoint.limit {
         return explain::advice(limit).into();
     }
+    let gets_more = endpoint.share.is_some_and(|share| share > 1.05 * endpoint.target);
     match level {
+        Some(level) if level > 1.02 && gets_more => {
+            "the others are held back, so it gets what they do not".into()
+        }
         None => "there are no connections yet: shares follow capacity".into(),
         Some(level) if level > 1.02 => {
             format!("it holds {:.0} % more than its part, so it gets less", (level - 1.0) * 100.0)

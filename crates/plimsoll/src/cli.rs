@@ -1,5 +1,6 @@
 //! The command line: every command, its options and its examples.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -67,7 +68,9 @@ impl Cli {
             Command::Doctor(options) => doctor::run(&options),
             Command::Demo(options) => demo::run(&options),
             Command::Completion { shell } => {
-                clap_complete::generate(shell, &mut Cli::command(), "plimsoll", &mut std::io::stdout());
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "plimsoll", &mut script);
+                std::io::stdout().write_all(&script)?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Reference { page } => reference::run(page, &Cli::command()),

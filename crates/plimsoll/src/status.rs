@@ -42,6 +42,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     for trouble in &status.troubles {
         writeln!(std::io::stdout(), "TROUBLE: {trouble}")?;
     }
+    if status.nodes.is_empty() && status.store != "local" {
+        writeln!(std::io::stdout(), "\nNo other node was heard yet.")?;
+    }
     if !status.nodes.is_empty() {
         let rows: Vec<Vec<String>> = status
             .nodes

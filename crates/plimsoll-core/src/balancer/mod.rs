@@ -12,7 +12,6 @@ use std::time::Duration;
 use crate::eligible;
 use crate::guard;
 use crate::load::{Counts, Filter, Loads, Sample};
-use crate::order;
 use crate::plan::{self, Plan};
 use crate::policy::{self, Limit};
 use crate::report::{self, Report};

@@ -285,6 +285,9 @@ impl Guard {
                 share.limit = Some(Limit::Floor);
             } else if frozen {
                 share.limit = Some(Limit::Frozen);
+            } else if share.limit == Some(Limit::Floor) && bounded / sum > share.target {
+                // The policy gave it the least, but the others may not have what they were given.
+                share.limit = None;
             }
             share.share = bounded / sum;
         }

@@ -131,11 +131,11 @@ impl View {
         record.node.clone_from(&endpoint.node);
         record.reported = None;
         let host = endpoint.node.as_ref().filter(|node| **node != self.here);
-        if let Some(node) = host.and_then(|node| self.nodes.get(node)) {
-            if let Some(entry) = find(&node.report.hosted, &endpoint.id) {
-                record.reported = Some((node.measured, load_of(entry)));
-                record.sent_then = sent_at(&self.history, node.measured, &endpoint.id);
-            }
+        if let Some(node) = host.and_then(|node| self.nodes.get(node))
+            && let Some(entry) = find(&node.report.hosted, &endpoint.id)
+        {
+            record.reported = Some((node.measured, load_of(entry)));
+            record.sent_then = sent_at(&self.history, node.measured, &endpoint.id);
         }
     }
 

@@ -101,7 +101,8 @@ pub struct Endpoint {
     /// The node that hosts it, whose agent counts its connections. Left out where no agent does: then the nodes
     /// that send it connections add up theirs.
     pub node: Option<String>,
-    /// Its size relative to the other endpoints of the Service, 0.000001 to 1,000,000. Left out: not known.
+    /// Its size relative to the other endpoints of the Service, 0.000001 to 1,000,000. Left out: the
+    /// median of those that are known is taken, or 1.
     pub capacity: Option<f64>,
     /// Whether it wants new connections.
     #[serde(default = "yes")]

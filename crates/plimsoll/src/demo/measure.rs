@@ -36,7 +36,7 @@ impl Moment {
     }
 
     fn is_fair(&self, service: usize) -> bool {
-        self.levels[service].iter().all(|level| *level >= FAIR)
+        self.levels[service].iter().all(|level| (FAIR..=1.0 / FAIR).contains(level))
     }
 }
 
@@ -52,7 +52,8 @@ pub(super) struct Phase {
     pub(super) max_over_mean: Option<f64>,
     /// The same for the Service with static weights.
     pub(super) static_max_over_mean: Option<f64>,
-    /// Seconds from the beginning of the phase until every endpoint held 80 % of its fair share, for a second on end.
+    /// Seconds from the beginning of the phase until every endpoint held between 80 % and 125 % of its fair share, for a
+    /// second on end.
     pub(super) seconds_to_fair: Option<f64>,
     /// The same for the Service with static weights.
     pub(super) static_seconds_to_fair: Option<f64>,

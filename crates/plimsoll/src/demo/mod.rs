@@ -56,6 +56,10 @@ const BROKEN: u8 = 3;
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     plimsoll_lab::namespace::enter_rootless()
         .context("the demo needs root or user namespaces; try `sudo plimsoll demo`")?;
+    // At once: nobody wants to hear of it after the demo.
+    let mut report = std::fs::File::create(&options.report).with_context(|| {
+        format!("cannot write the report {}; name another file with --report", options.report.display())
+    })?;
     let stop = stop_flag()?;
     let directory = Directory::new(options.keep.clone())?;
     let mut bars = bars::Bars::new(options.quiet);
@@ -63,13 +67,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let world = world::World::build(&directory.path, options.seed)
         .context("cannot build the cluster; `plimsoll doctor` says what this host lacks")?;
     let results = script::play(world, &directory.path, &mut bars, &stop)?;
-    std::fs::write(&options.report, report::html(&results)?)
-        .with_context(|| format!("cannot write the report {}", options.report.display()))?;
     if options.json {
         output::json(&results.summary())?;
     } else {
         print(&results)?;
     }
+    report.write_all(report::html(&results)?.as_bytes())?;
     bars.say(&format!("the report with plots is in {}", options.report.display()));
     Ok(if results.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(BROKEN) })
 }
@@ -90,7 +93,7 @@ fn print(results: &Results) -> anyhow::Result<()> {
     };
     let rows: Vec<Vec<String>> = results.phases.iter().map(row).collect();
     output::columns(
-        &["PHASE", ">MAX/MEAN", ">STATIC", ">TO FAIR, S", ">STATIC", ">OPENED", ">FAILED", "REMARK"],
+        &["PHASE", ">MAX/MEAN", ">STATIC'S", ">S TO FAIR", ">STATIC'S", ">OPENED", ">FAILED", "REMARK"],
         &rows,
     )?;
     let mut out = std::io::stdout();
@@ -102,6 +105,8 @@ fn print(results: &Results) -> anyhow::Result<()> {
     }
     let names = results.phases.iter().map(|phase| format!(">{}", phase.name.to_uppercase()));
     let names: Vec<String> = ["ENDPOINT".to_owned(), ">SIZE".to_owned()].into_iter().chain(names).collect();
+    writeln!(out, "{}", report::ABOUT_STATIC)?;
+    writeln!(out)?;
     writeln!(out, "Open connections per size, relative to the mean, at the end of each phase:")?;
     output::columns(&names.iter().map(String::as_str).collect::<Vec<_>>(), &rows)?;
     writeln!(out)?;

@@ -12,5 +12,5 @@ pub(super) const KILLED_FALL_BACK_SECONDS: f64 = 0.5;
 pub(super) const FROZEN_FALL_BACK_SECONDS: f64 = LEASE_SECONDS as f64 + 0.5;
 /// After SIGCONT, and after a restart, the agent serves again within this time.
 pub(super) const TAKE_OVER_SECONDS: f64 = 4.0;
-/// An endpoint that holds this part of its fair share counts as filled.
+/// An endpoint is at its fair share from this part of it to the inverse.
 pub(super) const FAIR: f64 = 0.8;

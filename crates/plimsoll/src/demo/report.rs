@@ -35,17 +35,22 @@ pub(super) fn html(results: &Results) -> anyhow::Result<String> {
          <style>{STYLE}</style></head><body>\n<h1>Plimsoll demo</h1>\n{INTRODUCTION}\n{verdict}\n{table}\n\
          <h2>Balanced by Plimsoll</h2>\n<p>Open connections of each endpoint per size, relative to the mean. \
          1 is the waterline.</p>\n{ours}\n\
-         <h2>The same load through static weights</h2>\n<p>Each endpoint's weight is its size; nothing reacts.</p>\n\
-         {fixed}\n<h2>What node0 did</h2>\n<p>Each endpoint's part of the new connections that node0 sends. Gaps: \
-         its agent does not run or is frozen.</p>\n{weights}\n</body></html>\n",
-        table = table(results),
+         <h2>The same load through static weights</h2>\n<p>{ABOUT_STATIC}</p>\n\
+         {fixed}\n<h2>What node0 did</h2>\n<p>Each endpoint's part of the new connections that node0 sends. They \
+         swing on purpose: whoever is emptiest gets the most, and nobody gets less than a floor. Gaps: its agent does \
+         not run or is frozen.</p>\n{weights}\n</body></html>\n",
+        table = table(results) + &endpoints(results),
     ))
 }
 
 const INTRODUCTION: &str = "<p>Three nodes and ten endpoints of unequal size in network namespaces of one machine. \
 Clients on all nodes open connections at 60 : 30 : 10; three in ten live for 10 to 15 seconds, the others for a \
 tenth of a second. The same arrivals go to two Services with the same endpoints: one balanced by Plimsoll, one by \
-static weights. Counts are those of the servers. Shaded bands are the phases of the table.</p>";
+static weights. Counts are those of the servers. The bands are the phases of the table.</p>";
+
+/// What to know about the Service beside ours.
+pub(super) const ABOUT_STATIC: &str =
+    "Static weights are told every size but h's, and nothing tells them when an endpoint is new or slow.";
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1c2733}\
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}\
@@ -57,8 +62,8 @@ fn table(results: &Results) -> String {
     let number =
         |number: Option<f64>, digits: usize| number.map_or("–".into(), |n| format!("{n:.digits$}"));
     let mut text = String::from(
-        "<table><tr><th>phase</th><th>seconds</th><th>max/mean</th><th>static weights</th><th>seconds to fair</th>\
-         <th>static weights</th><th>opened</th><th>failed</th><th>remark</th></tr>",
+        "<table><tr><th>phase</th><th>seconds</th><th>max/mean</th><th>by static weights</th><th>seconds to fair</th>\
+         <th>by static weights</th><th>opened</th><th>failed</th><th>remark</th></tr>",
     );
     for phase in &results.phases {
         let _ = write!(
@@ -74,6 +79,27 @@ fn table(results: &Results) -> String {
             phase.failed_connections,
             escape(&phase.remark),
         );
+    }
+    text + "</table>"
+}
+
+/// Each endpoint's level at the end of each phase.
+fn endpoints(results: &Results) -> String {
+    let mut text = String::from(
+        "<h2>Each endpoint at the end of each phase</h2><p>Open connections per size, relative to the mean.</p>\
+         <table><tr><th>endpoint</th><th>size</th>",
+    );
+    for phase in &results.phases {
+        let _ = write!(text, "<th>{}</th>", phase.name);
+    }
+    text.push_str("</tr>");
+    for endpoint in &results.endpoints {
+        let _ = write!(text, "<tr><td>{} on {}</td><td>{}</td>", endpoint.name, endpoint.node, endpoint.size);
+        for phase in &results.phases {
+            let level = phase.levels.get(&endpoint.name).map_or("–".into(), |level| format!("{level:.2}"));
+            let _ = write!(text, "<td>{level}</td>");
+        }
+        text.push_str("</tr>");
     }
     text + "</table>"
 }

@@ -137,7 +137,11 @@ impl Play<'_> {
         self.end("agent_killed", |phase| {
             phase.fall_back_seconds = gone;
             phase.take_over_seconds = back;
-            phase.remark = format!("below after {} s, restarted and back after {}", shown(gone), shown(back));
+            phase.remark = format!(
+                "the proxy below served after {} s; restarted, Plimsoll after {} s",
+                shown(gone),
+                shown(back)
+            );
         });
         Ok(())
     }
@@ -162,7 +166,11 @@ impl Play<'_> {
         self.end("agent_frozen", |phase| {
             phase.fall_back_seconds = below;
             phase.take_over_seconds = back;
-            phase.remark = format!("below after {} s, thawed and back after {}", shown(below), shown(back));
+            phase.remark = format!(
+                "the proxy below served after {} s; thawed, Plimsoll after {} s",
+                shown(below),
+                shown(back)
+            );
         });
         Ok(())
     }
@@ -273,7 +281,7 @@ impl Play<'_> {
 
     fn look(&mut self) -> anyhow::Result<()> {
         if self.stop.load(Ordering::SeqCst) {
-            bail!("stopped by a signal; everything is cleaned up");
+            bail!("stopped by a signal; cleaning up");
         }
         let at = self.start.elapsed().as_secs_f64();
         let moment = Moment::look(at, &self.world);

@@ -49,8 +49,9 @@ const HISTORY: usize = 64;
 struct Record {
     /// The node that hosts it.
     node: Option<NodeName>,
-    /// Its host's newest figures.
-    reported: Option<Load>,
+    /// Its host's newest figures, and when they were measured. That may be before the host's newest report: one
+    /// that does not mention the endpoint says nothing of it.
+    reported: Option<(Timestamp, Load)>,
     /// This node's own connections when those were measured.
     sent_then: Sent,
     /// This node's own connections now.
@@ -82,7 +83,7 @@ pub enum Origin {
     Host(NodeName),
     /// No agent hosts it: the sum of what this many other nodes report they sent.
     Senders(usize),
-    /// Its host never reported it: the fair split is assumed.
+    /// Its host did not count it yet: the fair split is assumed.
     Nobody,
 }
 
@@ -124,12 +125,11 @@ impl View {
         record.node.clone_from(&endpoint.node);
         record.reported = None;
         let host = endpoint.node.as_ref().filter(|node| **node != self.here);
-        if let Some(node) = host.and_then(|node| self.nodes.get(node)) {
-            let found = node.report.hosted.binary_search_by_key(&endpoint.id, |entry| entry.endpoint);
-            if let Ok(i) = found {
-                record.reported = Some(load_of(&node.report.hosted[i]));
-                record.sent_then = sent_at(&self.history, node.measured, &endpoint.id);
-            }
+        if let Some(node) = host.and_then(|node| self.nodes.get(node))
+            && let Some(entry) = find(&node.report.hosted, &endpoint.id)
+        {
+            record.reported = Some((node.measured, load_of(entry)));
+            record.sent_then = sent_at(&self.history, node.measured, &endpoint.id);
         }
     }
 
@@ -183,14 +183,15 @@ impl View {
                 continue;
             }
             let load = load_of(entry);
-            if record.reported != Some(load) {
+            if record.reported.is_none_or(|(_, before)| before != load) {
                 changed(&entry.endpoint);
             }
-            record.reported = Some(load);
+            record.reported = Some((measured, load));
             record.sent_then = sent_at(&self.history, measured, &entry.endpoint);
         }
         for entry in &report.sent {
-            let is_new = before.is_none_or(|before| !before.report.sent.contains(entry));
+            let is_new =
+                before.is_none_or(|before| find(&before.report.sent, &entry.endpoint) != Some(entry));
             if is_new && self.records.contains_key(&entry.endpoint) {
                 changed(&entry.endpoint);
             }
@@ -199,11 +200,14 @@ impl View {
         self.nodes.insert(report.node.clone(), NodeRecord { measured, opens_per_second, report });
     }
 
-    /// Forgets the reports of nodes that have been silent for so long that nothing is left of them.
+    /// Forgets figures that are so old that nothing is left of them.
     pub fn expire(&mut self, now: Timestamp) {
         let limit =
             Duration::from_secs_f64(self.parameters.trust_seconds + 20.0 * self.parameters.shrink_seconds);
         self.nodes.retain(|_, node| now.since(node.measured) < limit);
+        for record in self.records.values_mut() {
+            record.reported = record.reported.filter(|(measured, _)| now.since(*measured) < limit);
+        }
     }
 
     /// The nodes that reported, with the age of their last report and their own opened connections per second.
@@ -215,25 +219,22 @@ impl View {
     pub fn figures(&self, now: Timestamp, loads: &Loads, endpoint: &EndpointId) -> Figures {
         let record = self.records.get(endpoint);
         let sent = record.map(|record| record.sent).unwrap_or_default();
-        match record.and_then(|record| record.node.as_ref()) {
-            Some(node) if *node == self.here => {
-                let load = loads.hosted_load(endpoint).copied().unwrap_or_default();
-                let age = loads.updated().map_or(Duration::MAX, |updated| now.since(updated));
-                Figures { load, sent: sent.open, origin: Origin::Here, age }
-            }
-            Some(node) => {
-                let reported = record.and_then(|record| record.reported.zip(self.nodes.get(node)));
-                let Some((load, node_record)) = reported else {
-                    let load = Load { open: sent.open, young: sent.young, ..Load::default() };
-                    return Figures { load, sent: sent.open, origin: Origin::Nobody, age: Duration::MAX };
-                };
-                let then = record.map(|record| record.sent_then).unwrap_or_default();
-                let age = now.since(node_record.measured);
-                let load = carry(load, then, sent);
-                Figures { load, sent: sent.open, origin: Origin::Host(node.clone()), age }
-            }
-            None => self.sum_of_senders(now, loads, endpoint, sent),
-        }
+        let Some((record, node)) = record.and_then(|record| record.node.as_ref().map(|node| (record, node)))
+        else {
+            return self.sum_of_senders(now, loads, endpoint, sent);
+        };
+        let measured = if *node == self.here {
+            let counted = loads.hosted_load(endpoint).zip(loads.updated());
+            counted.map(|(load, at)| (Origin::Here, at, *load))
+        } else {
+            let carried = |(at, load)| (Origin::Host(node.clone()), at, carry(load, record.sent_then, sent));
+            record.reported.map(carried)
+        };
+        let Some((origin, at, load)) = measured else {
+            let load = Load { open: sent.open, young: sent.young, ..Load::default() };
+            return Figures { load, sent: sent.open, origin: Origin::Nobody, age: Duration::MAX };
+        };
+        Figures { load, sent: sent.open, origin, age: now.since(at) }
     }
 
     /// The group's rows, aligned with `members`: merged, stale figures shrunk towards the fair split.
@@ -245,8 +246,14 @@ impl View {
         for member in members {
             let figures = self.figures(now, loads, &member.endpoint);
             let sent = self.records.get(&member.endpoint).map(|record| record.sent).unwrap_or_default();
-            others.push(Others::new(&figures, sent, self.kappa(&figures)));
+            let kappa = match figures.origin {
+                // Each sender's part has an age of its own.
+                Origin::Senders(_) => 1.0,
+                _ => self.kappa(figures.age),
+            };
+            others.push(Others::new(&figures, sent, kappa));
         }
+        self.shrink_senders(now, members, &fair, &mut others);
         shrink(&mut others, &fair);
         for (member, other) in members.iter().zip(&others) {
             let open = other.load.open.max(0.0) + other.own.open;
@@ -267,14 +274,37 @@ impl View {
     }
 
     /// How much of a figure's deviation from the fair split is left.
-    fn kappa(&self, figures: &Figures) -> f64 {
-        let age = figures.age.as_secs_f64();
-        if age <= self.parameters.trust_seconds {
+    fn kappa(&self, age: Duration) -> f64 {
+        let seconds = age.as_secs_f64();
+        if seconds <= self.parameters.trust_seconds {
             1.0
-        } else if figures.age == Duration::MAX {
+        } else if age == Duration::MAX {
             0.0
         } else {
-            libm::exp(-(age - self.parameters.trust_seconds) / self.parameters.shrink_seconds)
+            libm::exp(-(seconds - self.parameters.trust_seconds) / self.parameters.shrink_seconds)
+        }
+    }
+
+    /// What each silent node sent to the endpoints that no agent hosts loses its own deviation from the fair split:
+    /// one node that went must not blur what all the others see.
+    fn shrink_senders(&self, now: Timestamp, members: &[Member], fair: &[f64], others: &mut [Others]) {
+        let is_hosted =
+            |member: &Member| self.records.get(&member.endpoint).is_some_and(|r| r.node.is_some());
+        let summed: Vec<usize> = (0..members.len()).filter(|&i| !is_hosted(&members[i])).collect();
+        let all: f64 = summed.iter().map(|&i| fair[i]).sum();
+        for node in self.nodes.values() {
+            let lost = 1.0 - self.kappa(now.since(node.measured));
+            if lost <= 0.0 || summed.is_empty() {
+                continue;
+            }
+            let part = |&i: &usize| find(&node.report.sent, &members[i].endpoint).map(load_of);
+            let mut parts: Vec<Load> = summed.iter().map(|i| part(i).unwrap_or_default()).collect();
+            for figure in FIGURES {
+                let sum: f64 = parts.iter_mut().map(|part| *figure(part)).sum();
+                for (&i, part) in summed.iter().zip(&mut parts) {
+                    *figure(&mut others[i].load) += lost * (sum * fair[i] / all - *figure(part));
+                }
+            }
         }
     }
 
@@ -284,14 +314,11 @@ impl View {
         let mut age = Duration::ZERO;
         let mut senders = 0;
         for node in self.nodes.values() {
-            let found = node.report.sent.binary_search_by_key(endpoint, |entry| entry.endpoint);
-            let Ok(i) = found else { continue };
-            let part = load_of(&node.report.sent[i]);
-            load.open += part.open;
-            load.young += part.young;
-            load.middle += part.middle;
-            load.opens_per_second += part.opens_per_second;
-            load.failures_per_second += part.failures_per_second;
+            let Some(entry) = find(&node.report.sent, endpoint) else { continue };
+            let mut part = load_of(entry);
+            for figure in FIGURES {
+                *figure(&mut load) += *figure(&mut part);
+            }
             age = age.max(now.since(node.measured));
             senders += 1;
         }
@@ -309,6 +336,15 @@ pub struct Member {
     /// Since when it may get connections; `None`: since before this agent started.
     pub eligible: Option<Timestamp>,
 }
+
+/// The figures that add up over endpoints and over senders, and are never missing.
+const FIGURES: [fn(&mut Load) -> &mut f64; 5] = [
+    |load| &mut load.open,
+    |load| &mut load.young,
+    |load| &mut load.middle,
+    |load| &mut load.opens_per_second,
+    |load| &mut load.failures_per_second,
+];
 
 /// What the others hold at one endpoint, and what this node holds.
 struct Others {
@@ -339,7 +375,7 @@ fn shrink(others: &mut [Others], fair: &[f64]) {
     if known <= 0.0 {
         return;
     }
-    let mut each = |figure: fn(&mut Load) -> &mut f64| {
+    for figure in FIGURES {
         let sum: f64 = others
             .iter_mut()
             .filter(|other| other.kappa > 0.0)
@@ -350,12 +386,7 @@ fn shrink(others: &mut [Others], fair: &[f64]) {
             let value = figure(&mut other.load);
             *value = other.kappa * value.max(0.0) + (1.0 - other.kappa) * split;
         }
-    };
-    each(|load| &mut load.open);
-    each(|load| &mut load.young);
-    each(|load| &mut load.middle);
-    each(|load| &mut load.opens_per_second);
-    each(|load| &mut load.failures_per_second);
+    }
     shrink_optional(others, fair, |load| &mut load.cpu, true);
     shrink_optional(others, fair, |load| &mut load.pressure, false);
 }
@@ -393,6 +424,11 @@ fn carry(reported: Load, then: Sent, now: Sent) -> Load {
         young: (reported.young - then.young).max(0.0) + now.young,
         ..reported
     }
+}
+
+/// The entry of an endpoint in a report's list, which is sorted.
+fn find<'a>(entries: &'a [EndpointReport], endpoint: &EndpointId) -> Option<&'a EndpointReport> {
+    entries.binary_search_by_key(endpoint, |entry| entry.endpoint).ok().map(|i| &entries[i])
 }
 
 fn load_of(entry: &EndpointReport) -> Load {

@@ -149,6 +149,48 @@ fn endpoints_without_an_agent_are_summed_over_the_senders() {
     assert_eq!(view.figures(at(1.0), &loads, &id(1)).origin, Origin::Senders(2));
 }
 
+fn with_sent(node: &str, sent: Vec<EndpointReport>) -> Arc<Report> {
+    Arc::new(Report { sent, ..(*report(node, 0.0, vec![])).clone() })
+}
+
+#[test]
+fn a_sender_that_went_does_not_blur_what_the_others_see() {
+    let (mut view, loads) = (view(), loads());
+    for last in [1, 2] {
+        view.know(&endpoint(last, None));
+    }
+    view.merge(at(0.0), with_sent("gone", vec![entry(1, 10), entry(2, 0)]), |_| {});
+    view.merge(at(300.0), with_sent("alive", vec![entry(1, 90), entry(2, 10)]), |_| {});
+    let open = open(&view, &loads, 300.0, &[1, 2]);
+    // Of the one that went only the sum is left, split fairly.
+    assert!((open[0] - 95.0).abs() < 0.01 && (open[1] - 15.0).abs() < 0.01, "{open:?}");
+}
+
+#[test]
+fn what_the_host_does_not_report_any_more_grows_old() {
+    let (mut view, loads) = (view(), loads());
+    for last in [1, 2] {
+        view.know(&endpoint(last, Some("far")));
+    }
+    view.merge(at(0.0), report("far", 0.0, vec![entry(1, 100), entry(2, 0)]), |_| {});
+    view.merge(at(300.0), report("far", 0.0, vec![entry(2, 0)]), |_| {});
+    assert_eq!(view.figures(at(300.0), &loads, &id(1)).age, Duration::from_secs(300));
+    view.expire(at(700.0));
+    assert_eq!(view.figures(at(700.0), &loads, &id(1)).origin, Origin::Nobody);
+}
+
+#[test]
+fn an_endpoint_here_that_is_not_counted_yet_is_not_taken_for_idle() {
+    let (mut view, mut loads) = (view(), loads());
+    for last in [1, 2] {
+        view.know(&endpoint(last, Some("here")));
+    }
+    let hosted = vec![Count { open: 30, ..Count::none(id(1)) }];
+    loads.count(at(1.0), &Counts { hosted, ..Counts::default() });
+    view.count(at(1.0), &loads, |_| {});
+    assert_eq!(open(&view, &loads, 1.0, &[1, 2]), [30.0, 30.0]);
+}
+
 #[test]
 fn golden_case_h_a_stale_record() {
     let (mut view, loads) = (view(), loads());

@@ -17,6 +17,8 @@ pub(super) struct Vessel {
     pub(super) opens: f64,
     /// `U`, CPU in use.
     pub(super) cpu: f64,
+    /// Whether `cpu` is a guess, for want of a reading.
+    pub(super) cpu_guessed: bool,
     /// `q`, our own share, smoothed.
     pub(super) prior: f64,
     /// How far through its slow start, 0 to 1; `None` when it is not in one.
@@ -113,7 +115,9 @@ pub(super) fn lines(
             let evidence = seconds * rate + prior;
             let part =
                 if evidence > 0.0 { (v.opens * seconds + prior * v.prior) / evidence } else { v.prior };
-            omega * by_count + (1.0 - omega) * (v.cpu / cpu - phi * part)
+            // A guess does not follow the flow: taking the flow from it would let any share stand for ever.
+            let stays = if v.cpu_guessed { (1.0 - phi) * v.target } else { v.cpu / cpu - phi * part };
+            omega * by_count + (1.0 - omega) * stays
         } else {
             by_count
         };

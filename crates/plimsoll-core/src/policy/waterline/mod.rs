@@ -93,6 +93,7 @@ impl Waterline {
             self.vessels.push(Vessel {
                 capacity: if load { past.capacity } else { *nominal },
                 prior: past.share,
+                cpu_guessed: row.cpu.and_then(figure).is_none(),
                 slow_start: (row.seconds_eligible < slow_start)
                     .then(|| figure(row.seconds_eligible).unwrap_or(0.0) / slow_start),
                 ..Vessel::default()

@@ -384,3 +384,22 @@ fn a_slow_start_eases_in() {
     Waterline::new(&Parameters::default()).decide(&group(&rows), &mut shares);
     assert!((shares[3].share - 0.75).abs() < 1e-9, "{shares:?}");
 }
+
+#[test]
+fn an_endpoint_without_readings_does_not_keep_the_flow_it_has() {
+    let mut policy = Waterline::new(&Parameters::default());
+    let mut shares = vec![];
+    let mut rows: Vec<Row> = (0..3).map(row).collect();
+    let mut flow = [0.8, 0.1, 0.1];
+    for _ in 0..200 {
+        for (row, part) in rows.iter_mut().zip(flow) {
+            // Short requests: CPU follows the flow at once.
+            (row.opens_per_second, row.open, row.young) = (300.0 * part, 3.0 * part, 3.0 * part);
+            (row.cpu, row.pressure) = (Some(1.5 * part), Some(0.0));
+        }
+        (rows[0].cpu, rows[0].pressure) = (None, None);
+        policy.decide(&group(&rows), &mut shares);
+        flow = [shares[0].share, shares[1].share, shares[2].share];
+    }
+    assert!((flow[0] - shares[0].target).abs() < 0.05, "{flow:?}, targets {shares:?}");
+}

@@ -1,9 +1,7 @@
 //! What the balancer says of itself when asked.
 
 use crate::explain::{EndpointExplanation, Explanation, NodeStatus};
-use crate::policy::{Row, Share};
-use crate::service::{Endpoint, EndpointId, ServiceId};
-use crate::table::Weighted;
+use crate::service::{Endpoint, ServiceId};
 use crate::time::Timestamp;
 
 use super::{Balanced, Balancer};
@@ -46,17 +44,16 @@ impl Balancer {
         balanced: &Balanced,
         endpoint: &Endpoint,
     ) -> EndpointExplanation {
-        let decided = |(row, _): &(&Row, &Share)| row.endpoint == endpoint.id;
-        let decision =
-            balanced.cluster.decisions().find(decided).or(balanced.local.decisions().find(decided));
+        let (cluster, local) = (&balanced.cluster, &balanced.local);
+        let decision = cluster.decision(&endpoint.id).or_else(|| local.decision(&endpoint.id));
         let figures = self.view.figures(now, &self.loads, &endpoint.id);
         let row = decision.map(|(row, _)| row);
         let share = decision.map(|(_, share)| share);
         EndpointExplanation {
             endpoint: endpoint.id,
             node: endpoint.node.clone(),
-            share: part(balanced.cluster.installed(), &endpoint.id),
-            local_share: part(balanced.local.installed(), &endpoint.id),
+            share: cluster.part(&endpoint.id),
+            local_share: local.part(&endpoint.id),
             target: share.map_or(0.0, |share| share.target),
             nominal_capacity: endpoint.capacity,
             capacity: share.map_or(endpoint.capacity.unwrap_or(0.0), |share| share.capacity),
@@ -72,11 +69,4 @@ impl Balancer {
             limit: share.and_then(|share| share.limit),
         }
     }
-}
-
-/// The part of the connections that an endpoint gets from a list.
-fn part(list: &[Weighted], endpoint: &EndpointId) -> Option<f64> {
-    let sum: u32 = list.iter().map(|entry| entry.weight).sum();
-    let at = list.binary_search_by_key(endpoint, |entry| entry.endpoint).ok()?;
-    Some(f64::from(list[at].weight) / f64::from(sum))
 }

@@ -27,6 +27,8 @@ pub(super) struct List {
     rows: Vec<Row>,
     shares: Vec<Share>,
     installed: Vec<Weighted>,
+    /// The sum of the installed weights.
+    sum: u32,
 }
 
 impl List {
@@ -40,6 +42,7 @@ impl List {
             rows: Vec::new(),
             shares: Vec::new(),
             installed: Vec::new(),
+            sum: 0,
         }
     }
 
@@ -72,6 +75,7 @@ impl List {
         self.guard.bound(&group, &mut self.shares);
         let wanted = guard::install(&self.installed, &self.rows, &self.shares, self.dead_band);
         let changed = wanted != self.installed;
+        self.sum = wanted.iter().map(|entry| entry.weight).sum();
         self.installed = wanted;
         changed
     }
@@ -80,8 +84,20 @@ impl List {
         &self.installed
     }
 
+    /// One endpoint's figures and share, as of the last decision.
+    pub(super) fn decision(&self, endpoint: &EndpointId) -> Option<(&Row, &Share)> {
+        let at = self.rows.binary_search_by_key(endpoint, |row| row.endpoint).ok()?;
+        Some((&self.rows[at], &self.shares[at]))
+    }
+
+    /// The part of the connections that an endpoint gets.
+    pub(super) fn part(&self, endpoint: &EndpointId) -> Option<f64> {
+        let at = self.installed.binary_search_by_key(endpoint, |entry| entry.endpoint).ok()?;
+        Some(f64::from(self.installed[at].weight) / f64::from(self.sum))
+    }
+
     /// Each endpoint's figures and share, as of the last decision.
-    pub(super) fn decisions(&self) -> impl Iterator<Item = (&Row, &Share)> {
+    fn decisions(&self) -> impl Iterator<Item = (&Row, &Share)> {
         self.rows.iter().zip(&self.shares)
     }
 

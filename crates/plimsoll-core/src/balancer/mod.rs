@@ -224,6 +224,10 @@ impl Balancer {
             return;
         }
         for endpoint in &service.endpoints {
+            if eligible::serves(endpoint) {
+                // It came back before anybody was told to let go of it.
+                self.release.remove(&endpoint.id);
+            }
             self.users.entry(endpoint.id).or_default().insert(id.clone());
             self.view.know(endpoint);
             insert(&mut self.desired.known, endpoint.id);

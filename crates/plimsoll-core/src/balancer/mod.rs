@@ -257,6 +257,8 @@ impl Balancer {
         balanced.cluster.set_members(now, service, &eligible::cluster(service, &self.here));
         if balanced.needs_local {
             balanced.local.set_members(now, service, &eligible::local(service, &self.here));
+        } else {
+            balanced.local = list();
         }
         if let Some(before) = before {
             self.retire(&id, &before, Some(service));

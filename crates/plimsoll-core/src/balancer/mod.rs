@@ -84,7 +84,7 @@ impl Parameters {
 
 /// The time constant `tau` of rates and samples.
 const RATE_TIME_CONSTANT: Duration = Duration::from_millis(700);
-/// A sample older than this many report intervals, or than ten seconds, is as good as none.
+/// A sample older than this is as good as none.
 const SAMPLE_EXPIRY: Duration = Duration::from_secs(10);
 /// How long to wait after the dataplane refused a plan.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

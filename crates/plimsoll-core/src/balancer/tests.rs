@@ -291,3 +291,43 @@ fn explanations_say_whose_figures_they_are() {
     assert_eq!((&far.origin, far.open), (&view::Origin::Host(NodeName::new("n2")), 40.0));
     assert_eq!(far.age, Some(Duration::from_millis(600)));
 }
+
+#[test]
+fn a_service_that_needs_no_local_list_any_more_has_none() {
+    let mut balancer = balancer();
+    let local = Service { internal_policy: TrafficPolicy::Local, ..service("web", &[(1, "n1"), (2, "n2")]) };
+    balancer.on(at(0.0), all(&[local]));
+    balancer.on(at(0.0), Event::Applied(Ok(())));
+    let plan = plan(balancer.on(at(0.1), all(&[service("web", &[(2, "n2")])])));
+    let Change::Replace(_, table) = &plan.changes[0] else { panic!("{plan:?}") };
+    assert!(table.local.is_empty(), "{table:?}");
+}
+
+#[test]
+fn an_endpoint_that_came_back_meanwhile_is_not_released() {
+    let mut balancer = balancer();
+    balancer.on(at(0.0), all(&[service("web", &[(1, "n1"), (2, "n2")])]));
+    balancer.on(at(0.1), all(&[service("web", &[(1, "n1")])]));
+    balancer.on(at(0.2), all(&[service("web", &[(1, "n1"), (2, "n2")])]));
+    let released = plans(balancer.on(at(0.3), Event::Applied(Ok(()))));
+    assert!(released.iter().all(|plan| plan.release.is_empty()), "{released:?}");
+}
+
+#[test]
+fn a_list_that_is_too_long_does_not_get_into_a_plan() {
+    let mut balancer = balancer();
+    let mut large = service("web", &[]);
+    large.endpoints = (0..=crate::order::MAX_ENDPOINTS as u32)
+        .map(|i| Endpoint {
+            id: EndpointId { address: std::net::Ipv4Addr::from(0x0a01_0000 + i).into(), ..id(0) },
+            node: None,
+            ..service("web", &[(1, "n1")]).endpoints[0].clone()
+        })
+        .collect();
+    let plan = plan(balancer.on(at(0.0), all(&[large.clone(), service("other", &[(1, "n1")])])));
+    for change in &plan.changes {
+        let Change::Replace(_, table) = change else { panic!("{change:?}") };
+        assert!(crate::order::steps(table.cluster.len()).is_some(), "{} endpoints", table.cluster.len());
+    }
+    assert_eq!(balancer.explain(at(0.0), &large.id).unwrap().left[0].1, Left::TooManyEndpoints);
+}

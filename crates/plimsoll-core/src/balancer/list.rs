@@ -2,6 +2,7 @@
 
 use crate::guard::{self, Guard};
 use crate::load::Loads;
+use crate::order;
 use crate::policy::{self, Group, Limit, Policy, Row, Share};
 use crate::service::{EndpointId, PolicyKind, Service};
 use crate::table::Weighted;
@@ -82,6 +83,12 @@ impl List {
 
     pub(super) fn installed(&self) -> &[Weighted] {
         &self.installed
+    }
+
+    /// What a dataplane is to hold: nothing of a list that it cannot, or it would refuse the whole plan, with all
+    /// other Services in it.
+    pub(super) fn for_table(&self) -> Vec<Weighted> {
+        order::steps(self.installed.len()).map_or_else(Vec::new, |_| self.installed.clone())
     }
 
     /// One endpoint's figures and share, as of the last decision.

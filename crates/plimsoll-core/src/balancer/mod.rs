@@ -11,7 +11,6 @@ use std::time::Duration;
 use crate::eligible;
 use crate::guard;
 use crate::load::{Counts, Filter, Loads, Sample};
-use crate::order;
 use crate::plan::{self, Plan};
 use crate::policy::{self, Limit};
 use crate::report::{self, Report};
@@ -483,16 +482,12 @@ impl Balanced {
     }
 
     fn table(&self) -> ServiceTable {
-        // A list that no dataplane can hold would have it refuse the plan, with all other Services in it.
-        let held = |list: &List| {
-            order::steps(list.installed().len()).map_or_else(Vec::new, |_| list.installed().to_vec())
-        };
         ServiceTable {
             protocol: self.service.protocol,
             keys: self.keys.clone(),
             affinity: self.service.affinity,
-            cluster: held(&self.cluster),
-            local: held(&self.local),
+            cluster: self.cluster.for_table(),
+            local: self.local.for_table(),
         }
     }
 }

@@ -37,6 +37,17 @@ pub enum Error {
         /// Which one.
         what: &'static str,
     },
+    /// At the end, a task or thread did not end.
+    #[error(
+        "{what} did not end within {} s; the process ends without it, and the kernel lets go of what it owns or \
+         of what is not renewed", patience.as_secs()
+    )]
+    Stuck {
+        /// Which one.
+        what: &'static str,
+        /// How long it was waited for.
+        patience: std::time::Duration,
+    },
     /// A thread could not be started.
     #[error("cannot start a thread: {0}; check the limit on processes (`ulimit -u`)")]
     Thread(std::io::Error),

@@ -35,6 +35,17 @@ pub(crate) enum Question {
     Explain(String, oneshot::Sender<Result<Vec<Explanation>, Vec<String>>>),
 }
 
+impl Question {
+    /// Whether nobody waits for the answer any more.
+    fn is_moot(&self) -> bool {
+        match self {
+            Question::Ping(to) => to.is_closed(),
+            Question::Status(to) => to.is_closed(),
+            Question::Explain(_, to) => to.is_closed(),
+        }
+    }
+}
+
 /// The owner of the balancer.
 pub(crate) struct Owner {
     pub(crate) node: NodeName,
@@ -70,8 +81,8 @@ impl Owner {
                     None => std::future::pending().await,
                 }
             };
+            // In no fixed order: whoever asks without end must not keep events waiting, nor the other way round.
             tokio::select! {
-                biased;
                 () = stop.cancelled() => return Ok(()),
                 Some(question) = questions.recv() => self.answer(question),
                 received = events.recv_many(&mut batch, BATCH) => {
@@ -125,7 +136,10 @@ impl Owner {
     }
 
     fn answer(&self, question: Question) {
-        // Whoever asked may be gone by now; that is no concern of ours.
+        // Whoever asked may be gone by now: there is no answer to make then.
+        if question.is_moot() {
+            return;
+        }
         match question {
             Question::Ping(to) => drop(to.send(())),
             Question::Status(to) => drop(to.send(self.status())),
@@ -200,7 +214,65 @@ fn kind(event: &Event) -> &'static str {
 mod tests {
     use plimsoll_core::service::Family;
 
+    use plimsoll_core::service::{Here, ServiceChange};
+    use plimsoll_core::{balancer, guard, policy, view};
+
     use super::*;
+
+    /// An owner of a balancer that knows nothing; the far ends of its queues stay open with the second.
+    fn owner() -> (Owner, impl Sized) {
+        let node = NodeName::new("n1");
+        let parameters = balancer::Parameters {
+            tick: std::time::Duration::from_millis(500),
+            report_interval: std::time::Duration::from_millis(200),
+            lease: std::time::Duration::from_secs(10),
+            policy: plimsoll_core::service::PolicyKind::default(),
+            policies: policy::Parameters::default(),
+            guard: guard::Parameters::default(),
+            view: view::Parameters::default(),
+        };
+        let (reports, published) = mpsc::channel(2);
+        let (plans, to_apply) = mpsc::channel(2);
+        let readiness = Readiness::default();
+        let owner = Owner {
+            balancer: Balancer::new(Here { node: node.clone(), zone: None }, parameters),
+            node,
+            clock: Clock::start(),
+            reports,
+            plans,
+            metrics: Metrics::default(),
+            first_plan: None,
+            first_counts: Some(readiness.await_for("counts")),
+            readiness,
+            dataplane: "none",
+            store: "none",
+        };
+        (owner, (published, to_apply))
+    }
+
+    #[tokio::test]
+    async fn events_do_not_wait_until_nobody_asks_any_more() {
+        let (owner, _ends) = owner();
+        let (events, received) = mpsc::channel(2);
+        let (questions, asked) = mpsc::channel(QUESTIONS);
+        events.send(Event::Services(ServiceChange::All(Vec::new()))).await.unwrap();
+        events.send(Event::Counts(plimsoll_core::load::Counts::default())).await.unwrap();
+        let mut answers = Vec::new();
+        for _ in 0..QUESTIONS {
+            let (to, answer) = oneshot::channel();
+            questions.send(Question::Status(to)).await.unwrap();
+            answers.push(answer);
+        }
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(owner.run(received, asked, stop.clone()));
+        let mut ready = 0;
+        for answer in answers {
+            ready += usize::from(answer.await.unwrap().ready);
+        }
+        stop.cancel();
+        running.await.unwrap().unwrap();
+        assert!(ready > 0, "all of {QUESTIONS} questions were answered before the counts were looked at");
+    }
 
     #[test]
     fn a_service_is_found_by_any_way_to_write_it() {

@@ -1,10 +1,10 @@
 //! The tasks of an agent: an essential one that ends is the agent's end, and the end goes in order.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -17,6 +17,9 @@ pub(crate) const DATAPLANE: &str = "the dataplane's thread";
 pub(crate) const API: &str = "the HTTP API";
 /// How long an answer of the API may take at the end.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long the way out of the kernel, and the goodbye, may take: a thread that is stuck in the kernel must not keep
+/// the process, whose end takes out of the kernel what it owns there.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What tells the tasks to end, step by step.
 #[derive(Clone, Debug, Default)]
@@ -29,16 +32,16 @@ pub(crate) struct Stops {
     pub(crate) last: CancellationToken,
 }
 
-/// The tasks of an agent, which ones have ended, and the first error of any.
+/// The tasks of an agent, with the names of those that run, and the first error of any.
 pub(crate) struct Tasks {
-    running: JoinSet<(&'static str, Result<(), Error>)>,
-    ended: BTreeSet<&'static str>,
+    running: JoinSet<Result<(), Error>>,
+    names: HashMap<Id, &'static str>,
     outcome: Result<(), Error>,
 }
 
 impl Default for Tasks {
     fn default() -> Tasks {
-        Tasks { running: JoinSet::new(), ended: BTreeSet::new(), outcome: Ok(()) }
+        Tasks { running: JoinSet::new(), names: HashMap::new(), outcome: Ok(()) }
     }
 }
 
@@ -48,7 +51,7 @@ impl Tasks {
         what: &'static str,
         task: impl Future<Output = Result<(), Error>> + Send + 'static,
     ) {
-        self.running.spawn(async move { (what, task.await) });
+        self.names.insert(self.running.spawn(task).id(), what);
     }
 
     /// Runs until told to stop, or until a task ends; then takes everything down in order.
@@ -65,32 +68,51 @@ impl Tasks {
         // plans, and that ends the dataplane's thread); goodbye to the peers; and the API last, so that it tells
         // the truth until the end.
         stops.intake.cancel();
-        self.until(DATAPLANE).await;
+        self.until_at_last(DATAPLANE).await;
         stops.goodbye.cancel();
-        self.until(STORE).await;
+        self.until_at_last(STORE).await;
         stops.last.cancel();
         let _ = tokio::time::timeout(GRACE, self.until(API)).await;
         info!("stopped");
         self.outcome
     }
 
-    /// Waits for the next task to end; `None` when none is left, or when one panicked.
+    /// Waits for the next task to end, and says which; `None` when none is left.
     async fn next(&mut self) -> Option<&'static str> {
-        let (what, outcome) = self.running.join_next().await?.ok()?;
-        self.ended.insert(what);
+        let (id, outcome) = match self.running.join_next_with_id().await? {
+            Ok((id, outcome)) => (id, outcome.map_err(Some)),
+            Err(panicked) => (panicked.id(), Err(None)),
+        };
+        let what = self.names.remove(&id).unwrap_or("a task");
         if let Err(error) = outcome {
+            // The panic has told more of itself by now.
+            let error = error.unwrap_or(Error::Ended { what });
             error!("{what} failed: {error}");
-            if self.outcome.is_ok() {
-                self.outcome = Err(error);
-            }
+            self.fail(error);
         }
         Some(what)
     }
 
     /// Waits until this task has ended.
     async fn until(&mut self, what: &'static str) {
-        while !self.ended.contains(what) && !self.running.is_empty() {
+        while self.names.values().any(|running| *running == what) {
             self.next().await;
+        }
+    }
+
+    /// Waits until this task has ended, but not for ever.
+    async fn until_at_last(&mut self, what: &'static str) {
+        if tokio::time::timeout(PATIENCE, self.until(what)).await.is_err() {
+            let error = Error::Stuck { what, patience: PATIENCE };
+            error!("{error}");
+            self.fail(error);
+        }
+    }
+
+    /// The first error is the one to tell.
+    fn fail(&mut self, error: Error) {
+        if self.outcome.is_ok() {
+            self.outcome = Err(error);
         }
     }
 
@@ -101,5 +123,47 @@ impl Tasks {
             error!("{what} ended");
             self.outcome = Err(Error::Ended { what });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs an agent's last moments with this dataplane and this store.
+    async fn end(
+        dataplane: impl Future<Output = ()> + Send + 'static,
+        store: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), Error> {
+        let (mut tasks, stops, stop) = (Tasks::default(), Stops::default(), CancellationToken::new());
+        let last = stops.last.clone();
+        tasks.spawn(API, async move {
+            last.cancelled().await;
+            Ok(())
+        });
+        tasks.spawn(DATAPLANE, async move {
+            dataplane.await;
+            Ok(())
+        });
+        tasks.spawn(STORE, async move {
+            store.await;
+            Ok(())
+        });
+        stop.cancel();
+        let ended = tokio::time::timeout(Duration::from_mins(1), tasks.until_stopped(&stop, &stops));
+        ended.await.expect("it comes to an end")
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_store_does_not_keep_the_agent() {
+        let panics = async { panic!("on purpose") };
+        let outcome = end(std::future::ready(()), panics).await;
+        assert!(matches!(outcome, Err(Error::Ended { what: STORE })), "{outcome:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stuck_dataplane_does_not_keep_the_agent() {
+        let outcome = end(std::future::pending(), std::future::ready(())).await;
+        assert!(matches!(outcome, Err(Error::Stuck { what: DATAPLANE, .. })), "{outcome:?}");
     }
 }

@@ -174,7 +174,7 @@ fn what_the_host_does_not_report_any_more_grows_old() {
     }
     view.merge(at(0.0), report("far", 0.0, vec![entry(1, 100), entry(2, 0)]), |_| {});
     view.merge(at(300.0), report("far", 0.0, vec![entry(2, 0)]), |_| {});
-    assert_eq!(view.figures(at(300.0), &loads, &id(1)).age, Duration::from_secs(300));
+    assert_eq!(view.figures(at(300.0), &loads, &id(1)).age, Duration::from_mins(5));
     view.expire(at(700.0));
     assert_eq!(view.figures(at(700.0), &loads, &id(1)).origin, Origin::Nobody);
 }

@@ -343,6 +343,14 @@ impl Machine {
         )
     }
 
+    /// Tells this node of others that are dead.
+    #[cfg(test)]
+    pub(crate) fn bury(&mut self, now: Timestamp, dead: Vec<Identity>, out: &mut Vec<Output>) {
+        let dead = dead.into_iter().map(|identity| foca::Member::new(identity, 0, foca::State::Down));
+        self.drive(now, out, |foca, runtime| foca.apply_many(dead, true, runtime))
+            .expect("all are strangers");
+    }
+
     /// How much is kept: sessions, members, timers.
     #[cfg(test)]
     pub(crate) fn sizes(&self) -> [usize; 4] {

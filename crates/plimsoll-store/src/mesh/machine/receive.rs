@@ -1,8 +1,10 @@
 //! What the machine does with a datagram: from foreign bytes to a change of state, or to a counted rejection.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use foca::{Message as Foca, State};
+use plimsoll_core::service::NodeName;
 use plimsoll_core::time::Timestamp;
 
 use super::agenda::Due;
@@ -243,9 +245,7 @@ impl Machine {
             self.rival(now, src, out);
             return Err(MEMBERSHIP);
         }
-        if self.foca.iter_membership_state().len() + message.updates.len() + 1 > MAX_MEMBERS {
-            return Err(FULL);
-        }
+        let cut = self.keep_to_size(&mut message)?;
         let newer = self.foca.iter_membership_state().find(|member| member.id().name == src.name);
         if let Some(newer) = newer.filter(|member| member.id().beats(&src)) {
             let told = wire::superseded(newer.id(), newer.state() != State::Down);
@@ -258,7 +258,7 @@ impl Machine {
         let ours = |id: &Identity| id.name == self.me.name && id.beats(&self.me);
         let (newer, others): (Vec<_>, Vec<_>) =
             message.updates.into_iter().partition(|member| ours(member.id()));
-        if newer.is_empty() {
+        if newer.is_empty() && !cut {
             return self
                 .drive(now, out, |foca, runtime| foca.handle_data(bytes, runtime))
                 .map_err(|_| MEMBERSHIP);
@@ -271,6 +271,27 @@ impl Machine {
         let mut rest = Vec::with_capacity(bytes.len());
         message.encode(&mut rest);
         self.drive(now, out, |foca, runtime| foca.handle_data(&rest, runtime)).map_err(|_| MEMBERSHIP)
+    }
+
+    /// Takes out what a message says of nodes that there is no room for; whether there was any such. What it says
+    /// of others stays: a full mesh must go on noticing who lives.
+    fn keep_to_size(&mut self, message: &mut Membership) -> Result<bool, Rejection> {
+        let known = self.foca.iter_membership_state().len();
+        if known + message.updates.len() < MAX_MEMBERS {
+            return Ok(false);
+        }
+        let names: BTreeSet<&NodeName> =
+            self.foca.iter_membership_state().map(|member| &member.id().name).collect();
+        if known >= MAX_MEMBERS && !names.contains(&message.header.src.name) {
+            return Err(FULL);
+        }
+        let before = message.updates.len();
+        message.updates.retain(|member| names.contains(&member.id().name));
+        let cut = message.updates.len() < before;
+        if cut {
+            self.health.reject(FULL);
+        }
+        Ok(cut)
     }
 
     fn report(

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cluster::{Cluster, INTERVAL, busy, key, report_of, seconds, still};
+use plimsoll_core::service::NodeName;
+
+use super::cluster::{Cluster, INTERVAL, Node, busy, key, report_of, seconds, still};
 use crate::Heard;
-use crate::mesh::machine::Input;
+use crate::mesh::machine::{Input, MAX_MEMBERS};
+use crate::mesh::membership::Identity;
 use crate::mesh::seal::KeyRing;
 
 fn rejected(cluster: &Cluster, index: usize) -> BTreeMap<&'static str, u64> {
@@ -323,4 +326,22 @@ fn the_same_seed_is_the_same_run() {
         (states, cluster.bytes)
     };
     assert_eq!(run(), run());
+}
+
+#[test]
+fn a_mesh_with_as_many_dead_as_it_can_know_stays_together() {
+    let mut cluster = Cluster::running(3, 19, still(2));
+    let now = cluster.now;
+    for (index, node) in cluster.nodes.iter_mut().enumerate() {
+        let machine = node.machine.as_mut().unwrap();
+        // Each knows some that the others do not.
+        let name = |dead: usize| NodeName::new(&format!("dead-{}", dead + 10 * index));
+        let dead = |dead| Identity { name: name(dead), ..machine.identity().clone() };
+        let dead = (0..MAX_MEMBERS - 10).map(dead).collect();
+        machine.bury(now, dead, &mut Vec::new());
+    }
+    cluster.run(seconds(30.0));
+    assert!(cluster.is_converged());
+    let deaths = |node: &Node| node.log.iter().filter(|(_, heard)| matches!(heard, Heard::Left(_))).count();
+    assert!(cluster.nodes.iter().all(|node| deaths(node) == 0), "somebody was taken for dead");
 }

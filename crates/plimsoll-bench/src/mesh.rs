@@ -344,9 +344,13 @@ impl Seat {
         let count = |service: usize| {
             let own = service == self.index;
             let open = if own { self.stage.open[self.index].load(Ordering::Relaxed) } else { FEW };
-            Count { open, opened: 10_000, ..Count::none(endpoint(self.index, service)) }
+            // Two a second, which all last.
+            let opened = 10_000 + 2 * self.origin.elapsed().as_secs();
+            let by_age = [1; AGE_SLOTS];
+            let none = Count::none(endpoint(self.index, service));
+            Count { open, opened, opened_by_age: by_age, open_by_age: by_age, ..none }
         };
-        let slots = [f32::INFINITY; AGE_SLOTS];
+        let slots = std::array::from_fn(|slot| (slot + 1) as f32 * 0.5);
         Counts { slots, hosted: (0..NODES).map(count).collect(), sent: Vec::new() }
     }
 

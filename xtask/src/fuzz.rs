@@ -52,7 +52,7 @@ pub(crate) fn fuzz(arguments: &Arguments) -> Result<()> {
         let known = root().join("fuzz/corpus").join(target);
         // By its name: our own cargo is that of the pinned toolchain.
         let mut fuzz = command("rustup");
-        // Without AddressSanitizer, which costs nine tenths of the speed and finds what safe Rust does not have.
+        // Without AddressSanitizer, which costs nine tenths of the speed and looks for what safe Rust does not do.
         fuzz.current_dir(root())
             .args(["run", "nightly", "cargo", "fuzz", "run", "--sanitizer=none", target])
             .arg(found)

@@ -305,9 +305,6 @@ struct Seat {
     ids: BTreeMap<ServiceId, usize>,
 }
 
-/// A share that moved by this part moved because of the change.
-const MOVED: f64 = 0.15;
-
 impl Seat {
     fn new(index: usize, store: Mesh, balancer: Balancer, stage: Arc<Stage>) -> Seat {
         let random = Random::new(100 + index as u64);
@@ -383,7 +380,8 @@ impl Seat {
             (*number, *before) = (trial.number, *now);
         }
         *now = share(table, endpoint(service, service));
-        let moved = (*now - *before).abs() > MOVED * *before;
+        // Weights stand still but for the change. What still follows from the one before goes the other way.
+        let moved = if trial.number % 2 == 1 { *now < *before } else { *now > *before };
         if let Some(at) = trial.at.filter(|_| moved && service != self.index)
             && trial.followed[self.index].is_none()
         {

@@ -224,7 +224,7 @@ pub(crate) fn agent(program: &Path) -> Result<Vec<Row>> {
         tasks.abort_all();
         Ok((cpu * 100.0, resident, members))
     })?;
-    ensure!(heard == NODES, "the agent knows {heard} of {NODES} nodes");
+    ensure!(heard == NODES - 1, "the agent heard of {heard} nodes, not of {}", NODES - 1);
     let note = format!("over {} s, {CHANGES} Services changed each second", WATCHED.as_secs());
     let memory = format!("at most {:.1} MB since the start", resident[1]);
     Ok(vec![
@@ -233,7 +233,7 @@ pub(crate) fn agent(program: &Path) -> Result<Vec<Row>> {
     ])
 }
 
-/// How many nodes the agent knows of, itself included.
+/// How many other nodes the agent knows of.
 fn nodes(agent: &Agent) -> Result<usize> {
     let mut stream = agent.namespace.tcp_connect(API.parse()?)?;
     write(&mut stream, "GET /v1/status HTTP/1.0\r\nhost: agent\r\n\r\n")?;

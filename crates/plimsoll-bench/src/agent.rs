@@ -100,7 +100,9 @@ impl Agent {
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<f64>().ok());
-            kilobytes.map(|kilobytes| kilobytes * 1024.0 / 1e6).with_context(|| format!("no {name} in its status"))
+            kilobytes
+                .map(|kilobytes| kilobytes * 1024.0 / 1e6)
+                .with_context(|| format!("no {name} in its status"))
         };
         Ok([field("VmRSS:")?, field("VmHWM:")?])
     }

@@ -58,7 +58,11 @@ pub(crate) fn new_connection() -> Result<Vec<Row>> {
         let fell_through = proxy::seen(node, "web")? - before;
         let expected = if with_ours { 0 } else { (PARTS * PART) as u64 };
         ensure!(fell_through == expected, "{fell_through} connections were the proxy's, not {expected}");
-        if with_ours { ours.push(time) } else { alone.push(time) }
+        if with_ours {
+            ours.push(time)
+        } else {
+            alone.push(time)
+        }
         drop(table);
     }
     let note = format!("medians {:.1} and {:.1} us", quantile(&mut ours, 0.5), quantile(&mut alone, 0.5));

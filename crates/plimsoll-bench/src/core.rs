@@ -130,7 +130,8 @@ fn decide(name: &'static str, with_load: bool, bound: f64) -> Result<Row> {
         times.push(milliseconds(driven.tick()));
         ensure!(driven.changed > 0, "a tick after new figures changed no weight at all");
     }
-    let note = format!("least {:.2} ms; {} Services changed by the last", quantile(&mut times, 0.0), driven.changed);
+    let note =
+        format!("least {:.2} ms; {} Services changed by the last", quantile(&mut times, 0.0), driven.changed);
     let median = quantile(&mut times, 0.5);
     Ok(Row::recorded(name, median, Unit::Milliseconds, Bound::AtMost(bound)).noting(note))
 }

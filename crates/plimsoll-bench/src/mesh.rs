@@ -236,9 +236,7 @@ pub(crate) fn delay() -> Result<Vec<Row>> {
     );
     let p99 = quantile(&mut last, 0.99);
     let bound = Bound::AtMost(1.3);
-    Ok(vec![
-        Row::against("mesh-delay", p99, milliseconds(INTERVAL), Unit::Milliseconds, bound).noting(note),
-    ])
+    Ok(vec![Row::against("mesh-delay", p99, milliseconds(INTERVAL), Unit::Milliseconds, bound).noting(note)])
 }
 
 /// 50 Services with one endpoint on each node.
@@ -313,7 +311,8 @@ impl Seat {
         self.take_in(Event::Services(ServiceChange::All(services))).await?;
         let mut next_read = Instant::now() + INTERVAL.mul_f64(self.random.unit());
         while !self.stage.over.load(Ordering::Relaxed) {
-            let wake = self.origin + Duration::from_nanos(self.balancer.next_wake().as_nanos()).min(PATIENCE * 60);
+            let wake =
+                self.origin + Duration::from_nanos(self.balancer.next_wake().as_nanos()).min(PATIENCE * 60);
             match tokio::time::timeout_at(wake.min(next_read).into(), self.store.next()).await {
                 Ok(Ok(Heard::Report(report))) => {
                     self.expect(&report);

@@ -96,7 +96,13 @@ impl Row {
     }
 
     /// A figure against a reference on the same machine: gates.
-    pub(crate) fn against(name: &'static str, measured: f64, reference: f64, unit: Unit, bound: Bound) -> Row {
+    pub(crate) fn against(
+        name: &'static str,
+        measured: f64,
+        reference: f64,
+        unit: Unit,
+        bound: Bound,
+    ) -> Row {
         let ratio = match bound {
             Bound::AtMost(_) => measured / reference,
             Bound::AtLeast(_) => reference / measured,
@@ -128,7 +134,11 @@ impl fmt::Display for Row {
             (false, false) => "MISSED (recorded)",
         };
         let Row { name, note, .. } = self;
-        write!(f, "{name:<24} {:>12} {reference:>12} {ratio:>8} {bound:>14}  {verdict}", figure(self.measured))?;
+        write!(
+            f,
+            "{name:<24} {:>12} {reference:>12} {ratio:>8} {bound:>14}  {verdict}",
+            figure(self.measured)
+        )?;
         if !note.is_empty() {
             write!(f, "  [{note}]")?;
         }

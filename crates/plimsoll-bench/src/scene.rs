@@ -147,6 +147,8 @@ mod tests {
         assert_eq!(scene.services().unwrap().len(), SERVICES);
         let before = scene.endpoint(17);
         scene.replace(17);
-        assert!(scene.endpoint(17) != before && scene.file().contains(&scene.endpoint(17).address.to_string()));
+        assert!(
+            scene.endpoint(17) != before && scene.file().contains(&scene.endpoint(17).address.to_string())
+        );
     }
 }

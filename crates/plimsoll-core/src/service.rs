@@ -3,9 +3,7 @@
 //! A [`Service`] here is what is balanced as one: one port, one protocol, one address family. A Service of the
 //! outside world with two ports and two families is four of them, told apart by [`ServiceId`].
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,10 +120,6 @@ impl fmt::Display for EndpointId {
         write!(f, "{}/{}", self.protocol, std::net::SocketAddr::new(self.address, self.port))
     }
 }
-
-/// Something of each endpoint that is looked up for thousands of them at a time; whoever goes through all of them
-/// in order wants a `BTreeMap`. Hashes without a seed: no ambient randomness.
-pub type ByEndpoint<T> = HashMap<EndpointId, T, BuildHasherDefault<DefaultHasher>>;
 
 /// Which Service, which of its ports, which family. Displays as `shop/web:http/ipv4` (`shop/web/ipv4` without a
 /// port name).

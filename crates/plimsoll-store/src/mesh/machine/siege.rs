@@ -19,8 +19,7 @@ struct Siege {
     out: Vec<Output>,
 }
 
-const ADDRESSES: [([u8; 4], u16); 3] =
-    [([10, 0, 0, 1], 9653), ([10, 0, 0, 2], 9653), ([192, 0, 2, 1], 4000)];
+const ADDRESSES: [([u8; 4], u16); 3] = [([10, 0, 0, 1], 9653), ([10, 0, 0, 2], 9653), ([192, 0, 2, 1], 4000)];
 
 fn address(index: usize) -> SocketAddr {
     SocketAddr::from(ADDRESSES[index])
@@ -60,11 +59,8 @@ impl Siege {
     fn deliver(&mut self) {
         while let Some(output) = self.out.pop() {
             let Output::Send { to, bytes } = output else { continue };
-            let (machine, from) = if to == address(0) {
-                (&mut self.node, address(1))
-            } else {
-                (&mut self.member, address(0))
-            };
+            let (machine, from) =
+                if to == address(0) { (&mut self.node, address(1)) } else { (&mut self.member, address(0)) };
             machine.on(self.now, Input::Datagram { from, bytes: &bytes }, &mut self.out);
         }
     }

@@ -109,22 +109,21 @@ async fn busy(
     let mut random = Random::new(index as u64);
     let mut next = Instant::now() + INTERVAL.mul_f64(random.unit());
     loop {
-        match tokio::time::timeout_at(next.into(), store.next()).await {
-            Ok(heard) => drop(heard?),
-            Err(_) => {
-                next = Instant::now() + jittered(INTERVAL, &mut random);
-                let hosted = (0..endpoints).map(|number| some_load(endpoint(index, number), &mut random));
-                let report = Report {
-                    node: node(index),
-                    age: Duration::ZERO,
-                    opens_per_second: 100.0,
-                    hosted: hosted.collect(),
-                    sent: Vec::new(),
-                };
-                store.publish(Arc::new(report)).await?;
-                health.lock().unwrap_or_else(PoisonError::into_inner)[index] = store.health();
-            }
+        if let Ok(heard) = tokio::time::timeout_at(next.into(), store.next()).await {
+            drop(heard?);
+            continue;
         }
+        next = Instant::now() + jittered(INTERVAL, &mut random);
+        let hosted = (0..endpoints).map(|number| some_load(endpoint(index, number), &mut random));
+        let report = Report {
+            node: node(index),
+            age: Duration::ZERO,
+            opens_per_second: 100.0,
+            hosted: hosted.collect(),
+            sent: Vec::new(),
+        };
+        store.publish(Arc::new(report)).await?;
+        health.lock().unwrap_or_else(PoisonError::into_inner)[index] = store.health();
     }
 }
 

@@ -35,13 +35,19 @@ fn path() -> Vec<PathBuf> {
 
 /// Says what it runs, runs it, and fails if it does.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    eprintln!("$ {}", shown(command));
-    let status =
-        command.status().with_context(|| format!("cannot start `{}`; is it installed?", shown(command)))?;
+    let shown = say(command);
+    let status = command.status().with_context(|| format!("cannot start `{shown}`; is it installed?"))?;
     if !status.success() {
-        bail!("`{}` failed ({status}); see its output above", shown(command));
+        bail!("`{shown}` failed ({status}); see its output above");
     }
     Ok(())
+}
+
+/// Says what is about to be run; returns the command as it was shown.
+pub(crate) fn say(command: &Command) -> String {
+    let shown = shown(command);
+    eprintln!("$ {shown}");
+    shown
 }
 
 /// Runs it silently; whether it went well.

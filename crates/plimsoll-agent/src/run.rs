@@ -70,6 +70,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let (events, received) = mpsc::channel(EVENTS);
     let (reports, to_publish) = mpsc::channel(2);
     let (plans, to_apply) = mpsc::channel(2);
+    // Before the dataplane counts: the first plan is to be a whole one.
+    let _ = events.send(Event::Services(first)).await;
     let thread = Thread { interval, plans: to_apply, events: events.clone(), metrics: metrics.clone() };
     let dataplane = dataplane(&config, &node, horizon, thread).await?;
     // After the dataplane: a second agent on this node fails there, before it takes the first one's place in the mesh.
@@ -88,7 +90,6 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         store: config.store.kind(),
     };
     drop(found);
-    let _ = events.send(Event::Services(first)).await;
     tasks.spawn(DISCOVERY, adapters::discovery::run(discovery, events.clone(), stops.intake.clone()));
     tasks.spawn(OWNER, owner.run(received, asked, stops.intake.clone()));
     let publishing =

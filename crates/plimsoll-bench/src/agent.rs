@@ -25,7 +25,7 @@ use crate::scene::{ENDPOINTS, NODES, SERVICES, Scene, node};
 const API: &str = "127.0.0.1:9653";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// `NFT_MSG_GETSETELEM` of nfnetlink's subsystem for nftables.
-const GET_ELEMENTS: u16 = 10 << 8 | 13;
+const GET_ELEMENTS: u16 = 0x0a << 8 | 0x0d;
 
 /// An agent in a namespace of its own; ended when dropped.
 struct Agent {
@@ -220,13 +220,13 @@ pub(crate) fn agent(program: &Path) -> Result<Vec<Row>> {
             }
             tokio::time::sleep_until(next.into()).await;
         }
-        let cpu = (agent.cpu()? - begin.0).as_secs_f64() / begin.1.elapsed().as_secs_f64();
+        let cpu = agent.cpu()?.saturating_sub(begin.0).as_secs_f64() / begin.1.elapsed().as_secs_f64();
         let resident = agent.resident()?;
         let members = tokio::task::block_in_place(|| nodes(&agent))?;
         tasks.abort_all();
         Ok((cpu * 100.0, resident, members))
     })?;
-    ensure!(heard == NODES, "the agent knows {heard} of {NODES} nodes");
+    ensure!(heard == NODES - 1, "the agent heard of {heard} nodes, not of {}", NODES - 1);
     let note = format!("over {} s, {CHANGES} Services changed each second", WATCHED.as_secs());
     let memory = format!("at most {:.1} MB since the start", resident[1]);
     Ok(vec![
@@ -235,7 +235,7 @@ pub(crate) fn agent(program: &Path) -> Result<Vec<Row>> {
     ])
 }
 
-/// How many nodes the agent knows of, itself included.
+/// How many other nodes the agent knows of.
 fn nodes(agent: &Agent) -> Result<usize> {
     let mut stream = agent.namespace.tcp_connect(API.parse()?)?;
     write(&mut stream, "GET /v1/status HTTP/1.0\r\nhost: agent\r\n\r\n")?;
@@ -268,18 +268,17 @@ async fn report(mut store: Mesh, index: usize, others: Arc<Others>) -> Result<()
     let mut random = Random::new(index as u64);
     let mut next = Instant::now() + INTERVAL.mul_f64(random.unit());
     loop {
-        match tokio::time::timeout_at(next.into(), store.next()).await {
-            Ok(heard) => drop(heard?),
-            Err(_) => {
-                next = Instant::now() + jittered(INTERVAL, &mut random);
-                let report = {
-                    let scene = others.scene.lock().unwrap_or_else(PoisonError::into_inner);
-                    let figures = others.figures.lock().unwrap_or_else(PoisonError::into_inner);
-                    scene.report(index, true, |endpoint| figures[endpoint])
-                };
-                store.publish(Arc::new(report)).await?;
-                others.health.lock().unwrap_or_else(PoisonError::into_inner)[index - 1] = store.health();
-            }
+        if let Ok(heard) = tokio::time::timeout_at(next.into(), store.next()).await {
+            drop(heard?);
+            continue;
         }
+        next = Instant::now() + jittered(INTERVAL, &mut random);
+        let report = {
+            let scene = others.scene.lock().unwrap_or_else(PoisonError::into_inner);
+            let figures = others.figures.lock().unwrap_or_else(PoisonError::into_inner);
+            scene.report(index, true, |endpoint| figures[endpoint])
+        };
+        store.publish(Arc::new(report)).await?;
+        others.health.lock().unwrap_or_else(PoisonError::into_inner)[index - 1] = store.health();
     }
 }

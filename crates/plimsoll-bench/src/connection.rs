@@ -59,9 +59,9 @@ pub(crate) fn new_connection() -> Result<Vec<Row>> {
         let expected = if with_ours { 0 } else { (PARTS * PART) as u64 };
         ensure!(fell_through == expected, "{fell_through} connections were the proxy's, not {expected}");
         if with_ours {
-            ours.push(time)
+            ours.push(time);
         } else {
-            alone.push(time)
+            alone.push(time);
         }
         drop(table);
     }

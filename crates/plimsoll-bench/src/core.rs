@@ -1,7 +1,7 @@
 //! What a decision costs, and whether the balancer grows.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use plimsoll_core::balancer::{Balancer, Command, Event, Parameters};
@@ -9,6 +9,7 @@ use plimsoll_core::load::{AGE_SLOTS, Count, Counts, Sample};
 use plimsoll_core::service::{Here, PolicyKind, ServiceChange};
 use plimsoll_core::time::Timestamp;
 use plimsoll_core::{guard, policy, view};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::memory;
 use crate::row::{Bound, Row, Unit, milliseconds, quantile};
@@ -108,10 +109,16 @@ impl Driven {
     /// Goes on to the next tick, at which every Service is decided; how long it took.
     fn tick(&mut self) -> Duration {
         self.now = self.now + TICK;
-        let start = Instant::now();
+        let start = on_cpu();
         self.on(Event::Wake);
-        start.elapsed()
+        on_cpu().saturating_sub(start)
     }
+}
+
+/// This thread's time on a CPU so far: what others do on the machine is not counted.
+fn on_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn decide(name: &'static str, with_load: bool, bound: f64) -> Result<Row> {

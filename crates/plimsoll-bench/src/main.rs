@@ -61,7 +61,7 @@ const MEASUREMENTS: [(&str, Measurement); 11] = [
     ("agent", |setting| agent::agent(&setting.program)),
     ("new-connection", |_| connection::new_connection()),
     ("file-to-kernel", |setting| agent::file_to_kernel(&setting.program)),
-    ("order", |_| order::deviation()),
+    ("order", |_| Ok(order::deviation())),
     ("mesh-delay", |_| mesh::delay()),
     ("mesh-bytes", |_| mesh::bytes()),
 ];

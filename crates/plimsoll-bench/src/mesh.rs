@@ -1,6 +1,5 @@
 //! The mesh of 50 nodes: real stores over loopback in one process, each with a balancer of its own.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -11,10 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use plimsoll_core::balancer::{Balancer, Command, Event};
 use plimsoll_core::load::{AGE_SLOTS, Count, Counts};
-use plimsoll_core::plan::Change;
 use plimsoll_core::report::{EndpointReport, Report};
 use plimsoll_core::service::{EndpointId, Here, Protocol, Service, ServiceChange, ServiceId};
-use plimsoll_core::table::ServiceTable;
 use plimsoll_core::time::Timestamp;
 use plimsoll_discovery::file;
 use plimsoll_lab::namespace::Namespace;
@@ -112,22 +109,21 @@ async fn busy(
     let mut random = Random::new(index as u64);
     let mut next = Instant::now() + INTERVAL.mul_f64(random.unit());
     loop {
-        match tokio::time::timeout_at(next.into(), store.next()).await {
-            Ok(heard) => drop(heard?),
-            Err(_) => {
-                next = Instant::now() + jittered(INTERVAL, &mut random);
-                let hosted = (0..endpoints).map(|number| some_load(endpoint(index, number), &mut random));
-                let report = Report {
-                    node: node(index),
-                    age: Duration::ZERO,
-                    opens_per_second: 100.0,
-                    hosted: hosted.collect(),
-                    sent: Vec::new(),
-                };
-                store.publish(Arc::new(report)).await?;
-                health.lock().unwrap_or_else(PoisonError::into_inner)[index] = store.health();
-            }
+        if let Ok(heard) = tokio::time::timeout_at(next.into(), store.next()).await {
+            drop(heard?);
+            continue;
         }
+        next = Instant::now() + jittered(INTERVAL, &mut random);
+        let hosted = (0..endpoints).map(|number| some_load(endpoint(index, number), &mut random));
+        let report = Report {
+            node: node(index),
+            age: Duration::ZERO,
+            opens_per_second: 100.0,
+            hosted: hosted.collect(),
+            sent: Vec::new(),
+        };
+        store.publish(Arc::new(report)).await?;
+        health.lock().unwrap_or_else(PoisonError::into_inner)[index] = store.health();
     }
 }
 
@@ -172,10 +168,11 @@ fn sums(health: &Mutex<Vec<Health>>) -> [u64; 3] {
 
 // ---- delay ----
 
-/// One change of an endpoint's connections, and when each other node had other weights because of it.
+/// One change of an endpoint's connections, and when each other node had decided by it.
 #[derive(Clone, Default)]
 struct Trial {
-    number: u32,
+    /// The connections after it.
+    open: u32,
     at: Option<Instant>,
     followed: Vec<Option<Duration>>,
 }
@@ -224,6 +221,7 @@ pub(crate) fn delay() -> Result<Vec<Row>> {
         trials
     })?;
     for trial in trials {
+        // The node's own decision is not among them.
         let times: Vec<Duration> = trial.followed.iter().flatten().copied().collect();
         lost += NODES - 1 - times.len();
         last.extend(times.iter().max().copied().map(milliseconds));
@@ -274,9 +272,9 @@ impl Stage {
             for (moment, index) in moments {
                 tokio::time::sleep_until((start + moment).into()).await;
                 let mut trial = self.trials[index].lock().unwrap_or_else(PoisonError::into_inner);
-                *trial =
-                    Trial { number: round as u32, at: Some(Instant::now()), followed: vec![None; NODES] };
-                self.open[index].store(if round % 2 == 1 { MANY } else { FEW }, Ordering::Relaxed);
+                let open = if round % 2 == 1 { MANY } else { FEW };
+                *trial = Trial { open, at: Some(Instant::now()), followed: vec![None; NODES] };
+                self.open[index].store(open, Ordering::Relaxed);
             }
             tokio::time::sleep(AFTER).await;
             for trial in &self.trials {
@@ -295,30 +293,30 @@ struct Seat {
     stage: Arc<Stage>,
     origin: Instant,
     random: Random,
-    /// The trial and the share in it of the endpoint that changes, by Service: before the trial and now.
-    shares: Vec<(u32, f64, f64)>,
-    ids: BTreeMap<ServiceId, usize>,
+    ids: Vec<ServiceId>,
+    /// The Services of which a changed report is there and a decision is not.
+    awaited: Vec<usize>,
 }
-
-/// A share that moved by this part moved because of the change.
-const MOVED: f64 = 0.15;
 
 impl Seat {
     fn new(index: usize, store: Mesh, balancer: Balancer, stage: Arc<Stage>) -> Seat {
         let random = Random::new(100 + index as u64);
-        let shares = vec![(0, 0.0, 0.0); NODES];
-        Seat { index, store, balancer, stage, origin: Instant::now(), random, shares, ids: BTreeMap::new() }
+        let (ids, awaited) = (Vec::new(), Vec::new());
+        Seat { index, store, balancer, stage, origin: Instant::now(), random, ids, awaited }
     }
 
     async fn run(mut self, services: Vec<Arc<Service>>) -> Result<()> {
-        self.ids = services.iter().enumerate().map(|(i, service)| (service.id.clone(), i)).collect();
+        self.ids = services.iter().map(|service| service.id.clone()).collect();
         self.take_in(Event::Services(ServiceChange::All(services))).await?;
         let mut next_read = Instant::now() + INTERVAL.mul_f64(self.random.unit());
         while !self.stage.over.load(Ordering::Relaxed) {
             let wake =
                 self.origin + Duration::from_nanos(self.balancer.next_wake().as_nanos()).min(PATIENCE * 60);
             match tokio::time::timeout_at(wake.min(next_read).into(), self.store.next()).await {
-                Ok(Ok(Heard::Report(report))) => self.take_in(Event::Report(report)).await?,
+                Ok(Ok(Heard::Report(report))) => {
+                    self.expect(&report);
+                    self.take_in(Event::Report(report)).await?;
+                }
                 Ok(Ok(Heard::Joined(node))) => self.take_in(Event::Joined(node)).await?,
                 Ok(Ok(Heard::Left(node))) => self.take_in(Event::Left(node)).await?,
                 Ok(Err(error)) => return Err(error.into()),
@@ -340,9 +338,13 @@ impl Seat {
         let count = |service: usize| {
             let own = service == self.index;
             let open = if own { self.stage.open[self.index].load(Ordering::Relaxed) } else { FEW };
-            Count { open, opened: 10_000, ..Count::none(endpoint(self.index, service)) }
+            // Two a second, which all last.
+            let opened = 10_000 + 2 * self.origin.elapsed().as_secs();
+            let by_age = [1; AGE_SLOTS];
+            let none = Count::none(endpoint(self.index, service));
+            Count { open, opened, opened_by_age: by_age, open_by_age: by_age, ..none }
         };
-        let slots = [f32::INFINITY; AGE_SLOTS];
+        let slots = std::array::from_fn(|slot| (slot + 1) as f32 * 0.5);
         Counts { slots, hosted: (0..NODES).map(count).collect(), sent: Vec::new() }
     }
 
@@ -352,40 +354,48 @@ impl Seat {
             for command in self.balancer.on(Timestamp::from_duration(self.origin.elapsed()), event) {
                 match command {
                     Command::Publish(report) => self.store.publish(report).await?,
-                    Command::Apply(plan) => {
-                        for change in &plan.changes {
-                            self.follow(change);
-                        }
-                        events.push(Event::Applied(Ok(())));
-                    }
+                    // The kernel is measured elsewhere.
+                    Command::Apply(_) => events.push(Event::Applied(Ok(()))),
                     Command::Tell(_) => {}
                 }
             }
         }
+        self.follow();
         Ok(())
     }
 
-    /// Notes new weights, and when they are the first after a change.
-    fn follow(&mut self, change: &Change) {
-        let (Change::Replace(id, table) | Change::Reweight(id, table)) = change else { return };
-        let Some(&service) = self.ids.get(id) else { return };
-        let (number, before, now) = &mut self.shares[service];
-        let mut trial = self.stage.trials[service].lock().unwrap_or_else(PoisonError::into_inner);
-        if trial.number != *number {
-            (*number, *before) = (trial.number, *now);
-        }
-        *now = share(table, endpoint(service, service));
-        let moved = (*now - *before).abs() > MOVED * *before;
-        if let Some(at) = trial.at.filter(|_| moved && service != self.index)
-            && trial.followed[self.index].is_none()
+    /// Notes that the report of a change is there.
+    fn expect(&mut self, report: &Report) {
+        let Some(service) = (0..NODES).find(|index| node(*index) == report.node) else { return };
+        let trial = self.stage.trials[service].lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = report.hosted.iter().find(|entry| entry.endpoint == endpoint(service, service));
+        if entry.is_some_and(|entry| is_about(f64::from(entry.open), trial.open))
+            && trial.followed.get(self.index).is_some_and(Option::is_none)
+            && !self.awaited.contains(&service)
         {
-            trial.followed[self.index] = Some(at.elapsed());
+            self.awaited.push(service);
         }
+    }
+
+    /// Notes which awaited decisions were taken: those whose explanation has the changed figure.
+    fn follow(&mut self) {
+        let now = Timestamp::from_duration(self.origin.elapsed());
+        let (balancer, stage, ids, index) = (&self.balancer, &self.stage, &self.ids, self.index);
+        self.awaited.retain(|&service| {
+            let Some(explanation) = balancer.explain(now, &ids[service]) else { return false };
+            let changed = endpoint(service, service);
+            let decided = explanation.endpoints.iter().find(|entry| entry.endpoint == changed);
+            let mut trial = stage.trials[service].lock().unwrap_or_else(PoisonError::into_inner);
+            let follows = decided.is_some_and(|decided| is_about(decided.open, trial.open));
+            if follows {
+                trial.followed[index] = trial.at.map(|at| at.elapsed());
+            }
+            !follows
+        });
     }
 }
 
-fn share(table: &ServiceTable, of: EndpointId) -> f64 {
-    let sum: u32 = table.cluster.iter().map(|weighted| weighted.weight).sum();
-    let own = table.cluster.iter().find(|weighted| weighted.endpoint == of);
-    f64::from(own.map_or(0, |weighted| weighted.weight)) / f64::from(sum.max(1))
+/// Reports round large counts.
+fn is_about(open: f64, expected: u32) -> bool {
+    (open - f64::from(expected)).abs() < 0.05 * f64::from(expected)
 }

@@ -4,7 +4,6 @@
 //! outside world with two ports and two families is four of them, told apart by [`ServiceId`].
 
 use std::fmt;
-use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,11 +120,6 @@ impl fmt::Display for EndpointId {
         write!(f, "{}/{}", self.protocol, std::net::SocketAddr::new(self.address, self.port))
     }
 }
-
-/// Something of each endpoint that is looked up for thousands of them at a time; whoever goes through all of them
-/// in order wants a `BTreeMap`. Hashes without a seed: no ambient randomness.
-#[allow(clippy::disallowed_types, reason = "only ever looked up, never gone through")]
-pub type ByEndpoint<T> = std::collections::HashMap<EndpointId, T, BuildHasherDefault<DefaultHasher>>;
 
 /// Which Service, which of its ports, which family. Displays as `shop/web:http/ipv4` (`shop/web/ipv4` without a
 /// port name).

@@ -2,7 +2,6 @@
 
 use crate::guard::{self, Guard};
 use crate::load::Loads;
-use crate::order;
 use crate::policy::{self, Group, Limit, Policy, Row, Share};
 use crate::service::{EndpointId, PolicyKind, Service};
 use crate::table::Weighted;

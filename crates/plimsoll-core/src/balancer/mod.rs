@@ -3,6 +3,7 @@
 mod claims;
 mod list;
 mod notice;
+mod balanced;
 mod explaining;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,15 +14,16 @@ use crate::eligible;
 use crate::guard;
 use crate::load::{Counts, Filter, Loads, Sample};
 use crate::plan::{self, Plan};
-use crate::policy::{self, Limit};
+use crate::policy;
 use crate::report::{self, Report};
 use crate::service::{
-    ByEndpoint, EndpointId, Here, Key, NodeName, PolicyKind, Service, ServiceChange, ServiceId, TrafficPolicy,
+    EndpointId, Here, NodeName, PolicyKind, Service, ServiceChange, ServiceId, TrafficPolicy,
 };
-use crate::table::{self, Left, ServiceTable, Table};
+use crate::table::Table;
 use crate::time::Timestamp;
 use crate::view::{self, View};
 
+use balanced::Balanced;
 use claims::Claims;
 use list::{List, Setting};
 pub use notice::Notice;
@@ -93,17 +95,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A decision follows what caused it within this part of a report interval.
 const DECIDE_WITHIN: u32 = 10;
 
-/// One Service and what is decided for it.
-struct Balanced {
-    service: Arc<Service>,
-    cluster: List,
-    local: List,
-    needs_local: bool,
-    keys: Vec<table::KeyEntry>,
-    left: Vec<(Key, Left)>,
-    held: BTreeMap<EndpointId, Limit>,
-}
-
 /// Which Services are decided.
 #[derive(Clone, Copy)]
 enum Which {
@@ -121,7 +112,7 @@ pub struct Balancer {
     services: BTreeMap<ServiceId, Balanced>,
     claims: Claims,
     /// Which Services have an endpoint.
-    users: ByEndpoint<BTreeSet<ServiceId>>,
+    users: BTreeMap<EndpointId, BTreeSet<ServiceId>>,
     due: BTreeSet<ServiceId>,
     decide_at: Timestamp,
     tick_at: Timestamp,
@@ -151,7 +142,7 @@ impl Balancer {
             parameters,
             services: BTreeMap::new(),
             claims: Claims::default(),
-            users: ByEndpoint::default(),
+            users: BTreeMap::new(),
             due: BTreeSet::new(),
             decide_at: Timestamp::NEVER,
             tick_at: Timestamp::ZERO,
@@ -451,79 +442,6 @@ fn remove(set: &mut Arc<BTreeSet<EndpointId>>, endpoint: &EndpointId) {
 fn share_if_equal(a: &mut Arc<BTreeSet<EndpointId>>, b: &Arc<BTreeSet<EndpointId>>) {
     if !Arc::ptr_eq(a, b) && a == b {
         *a = b.clone();
-    }
-}
-
-impl Balanced {
-    /// Decides anew; whether what is to be in the dataplane changed.
-    fn decide(&mut self, setting: &Setting<'_>, commands: &mut Vec<Command>) -> bool {
-        let mut changed = self.cluster.decide(setting, &self.service);
-        if self.needs_local {
-            changed |= self.local.decide(setting, &self.service);
-        }
-        self.tell_limits(commands);
-        changed | self.decide_keys(setting.claims, commands)
-    }
-
-    fn decide_keys(&mut self, claims: &Claims, commands: &mut Vec<Command>) -> bool {
-        let (cluster, local) = (self.cluster.installed().len(), self.local.installed().len());
-        let is_claimed = |key| claims.rival(&self.service.id, key).is_some();
-        let (keys, left) = table::keys(&self.service, cluster, local, is_claimed);
-        if keys == self.keys && left == self.left {
-            return false;
-        }
-        let service = &self.service.id;
-        for entry in keys.iter().filter(|entry| !self.keys.contains(entry)) {
-            commands.push(Command::Tell(Notice::Taken { service: service.clone(), key: entry.key }));
-        }
-        for (key, reason) in left.iter().filter(|left| !self.left.contains(left)) {
-            commands.push(Command::Tell(Notice::Left {
-                service: service.clone(),
-                key: *key,
-                reason: *reason,
-            }));
-        }
-        self.keys = keys;
-        self.left = left;
-        true
-    }
-
-    fn tell_limits(&mut self, commands: &mut Vec<Command>) {
-        for (endpoint, limit) in self.cluster.held() {
-            let before = match limit {
-                Some(limit) => self.held.insert(endpoint, limit),
-                None => self.held.remove(&endpoint),
-            };
-            let service = || self.service.id.clone();
-            match limit {
-                Some(limit) if before != Some(limit) => {
-                    let service = service();
-                    commands.push(Command::Tell(Notice::Limited { service, endpoint, limit }));
-                }
-                None if before.is_some() => {
-                    let service = service();
-                    commands.push(Command::Tell(Notice::Unlimited { service, endpoint }));
-                }
-                _ => {}
-            }
-        }
-        // Mostly nobody is held.
-        if !self.held.is_empty() {
-            let members: BTreeSet<EndpointId> = self.cluster.held().map(|(endpoint, _)| endpoint).collect();
-            self.held.retain(|endpoint, _| members.contains(endpoint));
-        }
-    }
-
-    fn table(&self) -> ServiceTable {
-        // Without a key nobody chooses from the lists, and a list that no dataplane can hold is without keys.
-        let list = |list: &List| if self.keys.is_empty() { Vec::new() } else { list.installed().to_vec() };
-        ServiceTable {
-            protocol: self.service.protocol,
-            keys: self.keys.clone(),
-            affinity: self.service.affinity,
-            cluster: list(&self.cluster),
-            local: list(&self.local),
-        }
     }
 }
 

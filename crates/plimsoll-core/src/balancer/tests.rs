@@ -7,8 +7,8 @@ use super::*;
 use crate::load::Count;
 use crate::plan::Change;
 use crate::report::EndpointReport;
-use crate::service::{Conditions, Endpoint, Family, Mode, Place, Protocol};
-use crate::table::Choose;
+use crate::service::{Conditions, Endpoint, Family, Key, Mode, Place, Protocol};
+use crate::table::{Choose, Left};
 
 const INTERVAL: Duration = Duration::from_millis(200);
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::load::{Load, Loads};
 use crate::policy::{self, Row};
 use crate::report::{EndpointReport, Report};
-use crate::service::{ByEndpoint, Endpoint, EndpointId, NodeName};
+use crate::service::{Endpoint, EndpointId, NodeName};
 use crate::time::Timestamp;
 
 /// How long reports are believed.
@@ -106,20 +106,14 @@ pub struct View {
     here: NodeName,
     parameters: Parameters,
     nodes: BTreeMap<NodeName, NodeRecord>,
-    records: ByEndpoint<Record>,
+    records: BTreeMap<EndpointId, Record>,
     history: VecDeque<(Timestamp, Vec<(EndpointId, Sent)>)>,
 }
 
 impl View {
     /// An empty view of the node `here`.
     pub fn new(here: NodeName, parameters: Parameters) -> View {
-        View {
-            here,
-            parameters,
-            nodes: BTreeMap::new(),
-            records: ByEndpoint::default(),
-            history: VecDeque::new(),
-        }
+        View { here, parameters, nodes: BTreeMap::new(), records: BTreeMap::new(), history: VecDeque::new() }
     }
 
     /// Takes up an endpoint, or learns that another node hosts it now.

@@ -1,0 +1,96 @@
+//! One Service and what is decided for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::policy::Limit;
+use crate::service::{EndpointId, Key, Service};
+use crate::table::{self, Left, ServiceTable};
+
+use super::claims::Claims;
+use super::list::{List, Setting};
+use super::{Command, Notice};
+
+/// One Service and what is decided for it.
+pub(super) struct Balanced {
+    pub(super) service: Arc<Service>,
+    pub(super) cluster: List,
+    pub(super) local: List,
+    pub(super) needs_local: bool,
+    pub(super) keys: Vec<table::KeyEntry>,
+    pub(super) left: Vec<(Key, Left)>,
+    pub(super) held: BTreeMap<EndpointId, Limit>,
+}
+
+impl Balanced {
+    /// Decides anew; whether what is to be in the dataplane changed.
+    pub(super) fn decide(&mut self, setting: &Setting<'_>, commands: &mut Vec<Command>) -> bool {
+        let mut changed = self.cluster.decide(setting, &self.service);
+        if self.needs_local {
+            changed |= self.local.decide(setting, &self.service);
+        }
+        self.tell_limits(commands);
+        changed | self.decide_keys(setting.claims, commands)
+    }
+
+    fn decide_keys(&mut self, claims: &Claims, commands: &mut Vec<Command>) -> bool {
+        let (cluster, local) = (self.cluster.installed().len(), self.local.installed().len());
+        let is_claimed = |key| claims.rival(&self.service.id, key).is_some();
+        let (keys, left) = table::keys(&self.service, cluster, local, is_claimed);
+        if keys == self.keys && left == self.left {
+            return false;
+        }
+        let service = &self.service.id;
+        for entry in keys.iter().filter(|entry| !self.keys.contains(entry)) {
+            commands.push(Command::Tell(Notice::Taken { service: service.clone(), key: entry.key }));
+        }
+        for (key, reason) in left.iter().filter(|left| !self.left.contains(left)) {
+            commands.push(Command::Tell(Notice::Left {
+                service: service.clone(),
+                key: *key,
+                reason: *reason,
+            }));
+        }
+        self.keys = keys;
+        self.left = left;
+        true
+    }
+
+    fn tell_limits(&mut self, commands: &mut Vec<Command>) {
+        for (endpoint, limit) in self.cluster.held() {
+            let before = match limit {
+                Some(limit) => self.held.insert(endpoint, limit),
+                None => self.held.remove(&endpoint),
+            };
+            let service = || self.service.id.clone();
+            match limit {
+                Some(limit) if before != Some(limit) => {
+                    let service = service();
+                    commands.push(Command::Tell(Notice::Limited { service, endpoint, limit }));
+                }
+                None if before.is_some() => {
+                    let service = service();
+                    commands.push(Command::Tell(Notice::Unlimited { service, endpoint }));
+                }
+                _ => {}
+            }
+        }
+        // Mostly nobody is held.
+        if !self.held.is_empty() {
+            let members: BTreeSet<EndpointId> = self.cluster.held().map(|(endpoint, _)| endpoint).collect();
+            self.held.retain(|endpoint, _| members.contains(endpoint));
+        }
+    }
+
+    pub(super) fn table(&self) -> ServiceTable {
+        // Without a key nobody chooses from the lists, and a list that no dataplane can hold is without keys.
+        let list = |list: &List| if self.keys.is_empty() { Vec::new() } else { list.installed().to_vec() };
+        ServiceTable {
+            protocol: self.service.protocol,
+            keys: self.keys.clone(),
+            affinity: self.service.affinity,
+            cluster: list(&self.cluster),
+            local: list(&self.local),
+        }
+    }
+}

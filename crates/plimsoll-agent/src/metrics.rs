@@ -32,6 +32,8 @@ pub(crate) struct Metrics {
     pub(crate) notices: Family<Kind, Counter>,
     /// Plans, applied or refused.
     pub(crate) plans: Family<Kind, Counter>,
+    /// Renewals that came after the leases had run out.
+    pub(crate) late_renewals: Counter,
     /// How long plans took.
     pub(crate) apply_seconds: Histogram,
     /// How long reading the counters took.
@@ -46,6 +48,7 @@ impl Default for Metrics {
             dropped: Family::default(),
             notices: Family::default(),
             plans: Family::default(),
+            late_renewals: Counter::default(),
             apply_seconds: seconds(),
             read_seconds: seconds(),
         }
@@ -80,6 +83,11 @@ impl Metrics {
         registry.register("dropped", "Events and reports lost to a full queue", self.dropped.clone());
         registry.register("notices", "Transitions worth telling", self.notices.clone());
         registry.register("plans", "Plans, by how they ended", self.plans.clone());
+        registry.register(
+            "late_renewals",
+            "Renewals that came after the leases had run out",
+            self.late_renewals.clone(),
+        );
         registry.register("apply_seconds", "Time to apply a plan", self.apply_seconds.clone());
         registry.register("read_seconds", "Time to read the counters", self.read_seconds.clone());
     }

@@ -72,7 +72,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let (plans, to_apply) = mpsc::channel(2);
     // Before the dataplane counts: the first plan is to be a whole one.
     let _ = events.send(Event::Services(first)).await;
-    let thread = Thread { interval, plans: to_apply, events: events.clone(), metrics: metrics.clone() };
+    let lease = config.dataplane.lease().0;
+    let thread =
+        Thread { interval, lease, plans: to_apply, events: events.clone(), metrics: metrics.clone() };
     let dataplane = dataplane(&config, &node, horizon, thread).await?;
     // After the dataplane: a second agent on this node fails there, before it takes the first one's place in the mesh.
     let store = plimsoll_store::build(config.store.clone(), node.clone()).await?;

@@ -10,12 +10,15 @@ use plimsoll_dataplane::{Dataplane, Error};
 use rand::RngExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
 
 use crate::metrics::{Kind, Metrics};
 
 /// What the thread needs.
 pub(crate) struct Thread {
     pub(crate) interval: Duration,
+    /// How long an entry lives without renewal.
+    pub(crate) lease: Duration,
     pub(crate) plans: mpsc::Receiver<Plan>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) metrics: Metrics,
@@ -57,13 +60,20 @@ impl Thread {
         // Before the first plan there is nobody to count: counts would say that nothing is open.
         let Some(first) = runtime.block_on(self.plans.recv()) else { return Ok(()) };
         self.apply(dataplane, &first)?;
+        let mut renewed = Instant::now();
         let mut next_read = Instant::now() + self.interval.mul_f64(rand::random());
         loop {
             let deadline = tokio::time::Instant::from_std(next_read);
             let received =
                 runtime.block_on(async { tokio::time::timeout_at(deadline, self.plans.recv()).await });
             match received {
-                Ok(Some(plan)) => self.apply(dataplane, &plan)?,
+                Ok(Some(plan)) => {
+                    let applied = self.apply(dataplane, &plan)?;
+                    if applied && (plan.renew || plan.fresh) {
+                        self.tell_if_late(renewed.elapsed());
+                        renewed = Instant::now();
+                    }
+                }
                 Ok(None) => return Ok(()),
                 Err(_) => {}
             }
@@ -75,7 +85,8 @@ impl Thread {
         }
     }
 
-    fn apply(&mut self, dataplane: &mut dyn Dataplane, plan: &Plan) -> Result<(), Error> {
+    /// Whether the kernel took the plan.
+    fn apply(&mut self, dataplane: &mut dyn Dataplane, plan: &Plan) -> Result<bool, Error> {
         let started = Instant::now();
         let outcome = dataplane.apply(plan);
         self.metrics.apply_seconds.observe(started.elapsed().as_secs_f64());
@@ -84,11 +95,24 @@ impl Thread {
             Err(error) if error.is_refusal() => Err(error.to_string()),
             Err(error) => return Err(error),
         };
-        let kind = if outcome.is_ok() { "applied" } else { "refused" };
+        let applied = outcome.is_ok();
+        let kind = if applied { "applied" } else { "refused" };
         self.metrics.plans.get_or_create(&Kind { kind }).inc();
         // Waits for room: a plan whose end the owner does not hear of would be the last one.
         let _ = self.events.blocking_send(Event::Applied(outcome));
-        Ok(())
+        Ok(applied)
+    }
+
+    /// Says so when leases ran out because this process, or this thread, did not get to renew them.
+    fn tell_if_late(&self, since_last: Duration) {
+        if since_last > self.lease {
+            self.metrics.late_renewals.inc();
+            warn!(
+                ?since_last,
+                lease = ?self.lease,
+                "leases were renewed too late: the proxy below served meanwhile; is this host overloaded?"
+            );
+        }
     }
 
     fn read(&mut self, dataplane: &mut dyn Dataplane) -> Result<(), Error> {

@@ -318,6 +318,10 @@ impl Balancer {
     fn on_counts(&mut self, now: Timestamp, counts: &Counts, commands: &mut Vec<Command>) {
         let before: Vec<(EndpointId, f64)> =
             self.loads.hosted().map(|(endpoint, load)| (endpoint, load.open)).collect();
+        if self.loads.updated().is_none() {
+            // The first counts: until now this node's own endpoints were guessed at.
+            self.tick_at = now;
+        }
         self.loads.count(now, counts);
         let mut changed = Vec::new();
         self.view.count(now, &self.loads, |endpoint| changed.push(*endpoint));

@@ -352,3 +352,15 @@ fn a_list_that_is_too_long_does_not_get_into_a_plan() {
     }
     assert_eq!(balancer.explain(at(0.0), &large.id).unwrap().left[0].1, Left::TooManyEndpoints);
 }
+
+#[test]
+fn the_first_counts_are_decided_by_at_once() {
+    let mut balancer = balancer();
+    let web = service("web", &[(1, "n1"), (2, "n1")]);
+    balancer.on(at(0.0), all(std::slice::from_ref(&web)));
+    balancer.on(at(0.01), Event::Applied(Ok(())));
+    balancer.on(at(0.1), counts(&[(1, 7), (2, 3)]));
+    let open: Vec<f64> =
+        balancer.explain(at(0.1), &web.id).unwrap().endpoints.iter().map(|endpoint| endpoint.open).collect();
+    assert_eq!(open, [7.0, 3.0]);
+}

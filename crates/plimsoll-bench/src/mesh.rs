@@ -203,10 +203,11 @@ pub(crate) fn delay() -> Result<Vec<Row>> {
         members: (0..NODES).map(|_| AtomicU32::new(0)).collect(),
         over: AtomicBool::new(false),
     });
-    let mut last = Vec::new();
+    let (mut last, mut each) = (Vec::new(), Vec::new());
     let mut lost = 0;
     let shared = Arc::clone(&stage);
-    let trials = in_namespace(&Namespace::new("mesh")?, async move {
+    let namespace = Namespace::new("mesh")?;
+    let trials = in_namespace(&namespace, async move {
         let mut tasks = JoinSet::new();
         for (index, store) in open(0, NODES, None).await?.into_iter().enumerate() {
             let balancer = Balancer::new(Here { node: node(index), zone: None }, parameters(INTERVAL));
@@ -225,17 +226,32 @@ pub(crate) fn delay() -> Result<Vec<Row>> {
         let times: Vec<Duration> = trial.followed.iter().flatten().copied().collect();
         lost += NODES - 1 - times.len();
         last.extend(times.iter().max().copied().map(milliseconds));
+        each.extend(times.into_iter().map(milliseconds));
     }
     ensure!(lost == 0, "{lost} of {} decisions did not follow", TRIALS * NODES * (NODES - 1));
     let note = format!(
-        "real stores on loopback; the last of {} others, {} changes, median {:.0} ms; the kernel adds reweight-one",
+        "real stores on loopback; the last of {} others, {} changes, median {:.0} ms; single others: median {:.0}, \
+         p99 {:.0} ms; {} datagrams found a full buffer; the kernel adds reweight-one",
         NODES - 1,
         last.len(),
-        quantile(&mut last, 0.5)
+        quantile(&mut last, 0.5),
+        quantile(&mut each, 0.5),
+        quantile(&mut each, 0.99),
+        full_buffers(&namespace)?
     );
     let p99 = quantile(&mut last, 0.99);
     let bound = Bound::AtMost(1.3);
     Ok(vec![Row::against("mesh-delay", p99, milliseconds(INTERVAL), Unit::Milliseconds, bound).noting(note)])
+}
+
+/// How many datagrams the namespace dropped because their receiver had not read those before.
+fn full_buffers(namespace: &Namespace) -> Result<u64> {
+    let text = namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))?;
+    let mut udp = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = (udp.next().unwrap_or_default(), udp.next().unwrap_or_default());
+    let at = names.split(' ').position(|name| name == "RcvbufErrors");
+    let value = at.and_then(|at| values.split(' ').nth(at)?.parse().ok());
+    value.ok_or_else(|| anyhow!("the kernel does not count full buffers in /proc/net/snmp"))
 }
 
 /// 50 Services with one endpoint on each node.

@@ -101,6 +101,7 @@ pub trait Policy: Send {
     /// One share per row, in the order of the rows, into `shares` (which it clears first). No rows, no shares.
     fn decide(&mut self, group: &Group<'_>, shares: &mut Vec<Share>);
 }
+
 /// What can be set about policies. Those that are not listed have nothing to set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -13,6 +13,7 @@ use plimsoll_dataplane::netlink::{self, Builder, DUMP, Socket, nfgenmsg};
 use plimsoll_dataplane::nftables::{Config, Nftables, Setup, Slot};
 
 use crate::namespace::{in_namespace, list, load, run};
+use crate::stage::SOON;
 
 fn endpoint(protocol: Protocol, address: &str) -> EndpointId {
     let address: SocketAddr = address.parse().unwrap();
@@ -234,12 +235,8 @@ fn assert_same(a: &[String], b: &[String]) {
 }
 
 /// Waits until `done`, but not for ever.
-pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < deadline, "still not: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+pub(crate) fn eventually(what: &str, done: impl FnMut() -> bool) {
+    assert!(plimsoll_lab::eventually(SOON, done), "still not: {what}");
 }
 
 #[test]

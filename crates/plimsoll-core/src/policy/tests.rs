@@ -115,9 +115,16 @@ proptest! {
         }
     }
 
-    // Invariants 3 and 13, for every policy: figures that change places take their shares along.
+    // Invariants 3 and 13, for every policy: figures that change places take their shares along. Sums in another
+    // order round otherwise, and a group with 10^12 connections and a single young one magnifies that without
+    // bound; so nothing here is larger than a group can be.
     #[test]
-    fn shares_follow_figures_not_places(rows in any_rows(), turn in 0..12usize) {
+    fn shares_follow_figures_not_places(mut rows in any_rows(), turn in 0..12usize) {
+        for row in &mut rows {
+            for figure in [&mut row.open, &mut row.young, &mut row.middle, &mut row.opens_per_second] {
+                *figure = if figure.is_finite() { figure.min(1e6) } else { *figure };
+            }
+        }
         for kind in KINDS {
             let decide = |rows: &[Row]| {
                 let mut policy = build(kind, &Parameters::default());

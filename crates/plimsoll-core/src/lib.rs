@@ -14,6 +14,7 @@ pub mod eligible;
 pub mod load;
 pub mod report;
 pub mod policy;
+mod roster;
 pub mod view;
 pub mod order;
 pub mod table;

@@ -283,6 +283,16 @@ pub struct Service {
     pub endpoints: Vec<Endpoint>,
 }
 
+impl Service {
+    /// One of its endpoints.
+    pub fn endpoint(&self, id: &EndpointId) -> Option<&Endpoint> {
+        self.endpoints
+            .binary_search_by_key(id, |endpoint| endpoint.id)
+            .ok()
+            .map(|place| &self.endpoints[place])
+    }
+}
+
 /// A change of what exists.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ServiceChange {

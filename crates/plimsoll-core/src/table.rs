@@ -1,7 +1,6 @@
 //! What should be in the dataplane: for each Service its keys and the weight of each endpoint.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::order::{self, MAX_ENDPOINTS};
@@ -69,16 +68,8 @@ pub struct ServiceTable {
     pub local: Vec<Weighted>,
 }
 
-/// Everything that should be in the dataplane.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Table {
-    /// Per Service.
-    pub services: BTreeMap<ServiceId, ServiceTable>,
-    /// The endpoints this node hosts: all their connections are counted, whoever sent them.
-    pub hosted: Arc<BTreeSet<EndpointId>>,
-    /// All endpoints of all Services: what this node sends to them is counted.
-    pub known: Arc<BTreeSet<EndpointId>>,
-}
+/// What the dataplane holds for every Service.
+pub type Table = BTreeMap<ServiceId, ServiceTable>;
 
 /// Why a key is left to the proxy below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -15,26 +15,53 @@ use super::{Command, Notice};
 pub(super) struct Balanced {
     pub(super) service: Arc<Service>,
     pub(super) cluster: List,
-    pub(super) local: List,
-    pub(super) needs_local: bool,
+    /// Where some of its traffic must not leave the node.
+    pub(super) local: Option<List>,
     pub(super) keys: Vec<table::KeyEntry>,
     pub(super) left: Vec<(Key, Left)>,
     pub(super) held: BTreeMap<EndpointId, Limit>,
+    /// Whether something changed since it was decided.
+    pub(super) due: bool,
+    /// Whether that may change which keys are taken.
+    pub(super) keys_due: bool,
+    /// How many ticks it was passed over since it was decided.
+    pub(super) rested: u32,
 }
 
 impl Balanced {
+    /// A Service of which nothing is decided yet, with an empty list.
+    pub(super) fn new(service: Arc<Service>, cluster: List) -> Balanced {
+        Balanced {
+            service,
+            cluster,
+            local: None,
+            keys: Vec::new(),
+            left: Vec::new(),
+            held: BTreeMap::new(),
+            due: false,
+            keys_due: true,
+            rested: 0,
+        }
+    }
+
     /// Decides anew; whether what is to be in the dataplane changed.
     pub(super) fn decide(&mut self, setting: &Setting<'_>, commands: &mut Vec<Command>) -> bool {
+        self.due = false;
+        self.rested = 0;
         let mut changed = self.cluster.decide(setting, &self.service);
-        if self.needs_local {
-            changed |= self.local.decide(setting, &self.service);
+        if let Some(local) = &mut self.local {
+            changed |= local.decide(setting, &self.service);
         }
         self.tell_limits(commands);
-        changed | self.decide_keys(setting.claims, commands)
+        if std::mem::take(&mut self.keys_due) {
+            changed |= self.decide_keys(setting.claims, commands);
+        }
+        changed
     }
 
     fn decide_keys(&mut self, claims: &Claims, commands: &mut Vec<Command>) -> bool {
-        let (cluster, local) = (self.cluster.installed().len(), self.local.installed().len());
+        let cluster = self.cluster.installed().len();
+        let local = self.local.as_ref().map_or(0, |local| local.installed().len());
         let is_claimed = |key| claims.rival(&self.service.id, key).is_some();
         let (keys, left) = table::keys(&self.service, cluster, local, is_claimed);
         if keys == self.keys && left == self.left {
@@ -84,13 +111,15 @@ impl Balanced {
 
     pub(super) fn table(&self) -> ServiceTable {
         // Without a key nobody chooses from the lists, and a list that no dataplane can hold is without keys.
-        let list = |list: &List| if self.keys.is_empty() { Vec::new() } else { list.installed().to_vec() };
+        let list = |list: Option<&List>| {
+            list.filter(|_| !self.keys.is_empty()).map(|list| list.installed().to_vec()).unwrap_or_default()
+        };
         ServiceTable {
             protocol: self.service.protocol,
             keys: self.keys.clone(),
             affinity: self.service.affinity,
-            cluster: list(&self.cluster),
-            local: list(&self.local),
+            cluster: list(Some(&self.cluster)),
+            local: list(self.local.as_ref()),
         }
     }
 }

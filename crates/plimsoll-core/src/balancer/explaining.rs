@@ -9,7 +9,7 @@ use super::{Balanced, Balancer};
 impl Balancer {
     /// Every Service there is, sorted.
     pub fn services(&self) -> impl Iterator<Item = &ServiceId> {
-        self.services.keys()
+        self.services.ids()
     }
 
     /// Why every endpoint of a Service has its weight; `None` if there is no such Service.
@@ -44,8 +44,8 @@ impl Balancer {
         balanced: &Balanced,
         endpoint: &Endpoint,
     ) -> EndpointExplanation {
-        let (cluster, local) = (&balanced.cluster, &balanced.local);
-        let decision = cluster.decision(&endpoint.id).or_else(|| local.decision(&endpoint.id));
+        let (cluster, local) = (&balanced.cluster, balanced.local.as_ref());
+        let decision = cluster.decision(&endpoint.id).or_else(|| local?.decision(&endpoint.id));
         let figures = self.view.figures(now, &self.loads, &endpoint.id);
         let row = decision.map(|(row, _)| row);
         let share = decision.map(|(_, share)| share);
@@ -53,12 +53,12 @@ impl Balancer {
             endpoint: endpoint.id,
             node: endpoint.node.clone(),
             share: cluster.part(&endpoint.id),
-            local_share: local.part(&endpoint.id),
+            local_share: local.and_then(|local| local.part(&endpoint.id)),
             target: share.map_or(0.0, |share| share.target),
             nominal_capacity: endpoint.capacity,
             capacity: share.map_or(endpoint.capacity.unwrap_or(0.0), |share| share.capacity),
-            open: row.map_or(figures.load.open, |row| row.open),
-            young: row.map_or(figures.load.young, |row| row.young),
+            open: row.map_or(figures.load.open, |row| row.load.open),
+            young: row.map_or(figures.load.young, |row| row.load.young),
             sent: figures.sent,
             opens_per_second: figures.load.opens_per_second,
             failures_per_second: figures.load.failures_per_second,

@@ -50,7 +50,7 @@ impl List {
     }
 
     /// Sets who is in the list. Who was in it keeps its history; who joins a list that was decided before is new.
-    pub(super) fn set_members(&mut self, now: Timestamp, service: &Service, eligible: &[usize]) {
+    pub(super) fn set_members(&mut self, now: Timestamp, service: &Service, eligible: &[usize], view: &View) {
         let members = eligible.iter().map(|&i| {
             let endpoint = &service.endpoints[i];
             let known = self.members.binary_search_by_key(&endpoint.id, |member| member.endpoint);
@@ -58,7 +58,8 @@ impl List {
                 Ok(at) => self.members[at].eligible,
                 Err(_) => self.decided.map(|_| now),
             };
-            Member { endpoint: endpoint.id, capacity: endpoint.capacity, eligible: since }
+            let number = view.number(&endpoint.id).expect("a Service's endpoints are known");
+            Member { endpoint: endpoint.id, number, capacity: endpoint.capacity, eligible: since }
         });
         self.members = members.collect();
     }

@@ -4,20 +4,21 @@ mod claims;
 mod list;
 mod notice;
 mod balanced;
+mod services;
 mod explaining;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::eligible;
 use crate::guard;
 use crate::load::{Counts, Filter, Loads, Sample};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Change, Plan};
 use crate::policy;
 use crate::report::{self, Report};
 use crate::service::{
-    EndpointId, Here, NodeName, PolicyKind, Service, ServiceChange, ServiceId, TrafficPolicy,
+    Endpoint, EndpointId, Here, NodeName, PolicyKind, Service, ServiceChange, ServiceId, TrafficPolicy,
 };
 use crate::table::Table;
 use crate::time::Timestamp;
@@ -27,6 +28,7 @@ use balanced::Balanced;
 use claims::Claims;
 use list::{List, Setting};
 pub use notice::Notice;
+use services::Services;
 
 /// What the balancer is told.
 #[derive(Clone, Debug)]
@@ -63,7 +65,7 @@ pub enum Command {
 /// How the balancer works. Durations are one value per cluster: hosts count young connections by them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
-    /// How often every Service is decided anew: `T`.
+    /// How often Services are decided anew: `T`.
     pub tick: Duration,
     /// How often nodes report: taken for the staleness `s`.
     pub report_interval: Duration,
@@ -95,13 +97,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A decision follows what caused it within this part of a report interval.
 const DECIDE_WITHIN: u32 = 10;
 
-/// Which Services are decided.
-#[derive(Clone, Copy)]
-enum Which {
-    /// Those of which something changed.
-    Due,
-    All,
-}
+/// A Service of which nothing changed is decided at every so many ticks: what depends on time alone (reports that
+/// grow old, slow starts, the guard's terms) takes seconds.
+const REST: u32 = 4;
 
 /// What thinks.
 pub struct Balancer {
@@ -109,22 +107,26 @@ pub struct Balancer {
     parameters: Parameters,
     loads: Loads,
     view: View,
-    services: BTreeMap<ServiceId, Balanced>,
+    services: Services,
     claims: Claims,
-    /// Which Services have an endpoint.
-    users: BTreeMap<EndpointId, BTreeSet<ServiceId>>,
-    due: BTreeSet<ServiceId>,
+    /// The numbers of the Services that have an endpoint, by the view's number of it.
+    users: Vec<Vec<usize>>,
+    /// The numbers of the Services of which something changed.
+    due: Vec<usize>,
     decide_at: Timestamp,
     tick_at: Timestamp,
     renew_at: Timestamp,
     apply_at: Timestamp,
-    desired: Table,
-    actual: Table,
-    under_way: Option<Plan>,
+    /// What the dataplane holds once the plan under way is carried out.
+    table: Table,
+    /// The Services whose part of it may have to change.
+    changed: BTreeSet<ServiceId>,
+    /// What the next plan brings beside that.
+    next: Plan,
+    /// What the plan under way releases, while there is one.
+    under_way: Option<BTreeSet<EndpointId>>,
+    /// Whether the next plan must begin from nothing.
     fresh: bool,
-    /// Whether `desired` may differ from `actual`.
-    differs: bool,
-    release: BTreeSet<EndpointId>,
 }
 
 impl Balancer {
@@ -140,20 +142,19 @@ impl Balancer {
             view: View::new(here.node.clone(), parameters.view),
             here,
             parameters,
-            services: BTreeMap::new(),
+            services: Services::default(),
             claims: Claims::default(),
-            users: BTreeMap::new(),
-            due: BTreeSet::new(),
+            users: Vec::new(),
+            due: Vec::new(),
             decide_at: Timestamp::NEVER,
             tick_at: Timestamp::ZERO,
             renew_at: Timestamp::NEVER,
             apply_at: Timestamp::ZERO,
-            desired: Table::default(),
-            actual: Table::default(),
+            table: Table::default(),
+            changed: BTreeSet::new(),
+            next: Plan::default(),
             under_way: None,
             fresh: true,
-            differs: true,
-            release: BTreeSet::new(),
         }
     }
 
@@ -165,14 +166,12 @@ impl Balancer {
             Event::Counts(counts) => self.on_counts(now, &counts, &mut commands),
             Event::Sample(sample) => {
                 self.loads.sample(&sample);
-                self.mark(now, sample.endpoint);
+                self.mark(now, self.view.number(&sample.endpoint));
             }
             Event::Report(report) => {
                 let mut changed = Vec::new();
-                self.view.merge(now, report, |endpoint| changed.push(*endpoint));
-                for endpoint in changed {
-                    self.mark(now, endpoint);
-                }
+                self.view.merge(now, report, |number| changed.push(number));
+                self.mark(now, changed);
             }
             Event::Joined(node) => commands.push(Command::Tell(Notice::NodeJoined(node))),
             Event::Left(node) => commands.push(Command::Tell(Notice::NodeLeft(node))),
@@ -183,9 +182,10 @@ impl Balancer {
             self.tick_at = now + self.parameters.tick;
             self.loads.expire(now);
             self.view.expire(now);
-            self.decide(now, Which::All, &mut commands);
+            self.wake_rested();
+            self.decide(now, &mut commands);
         } else if now >= self.decide_at {
-            self.decide(now, Which::Due, &mut commands);
+            self.decide(now, &mut commands);
         }
         self.apply(now, &mut commands);
         commands
@@ -203,7 +203,7 @@ impl Balancer {
             ServiceChange::All(services) => {
                 let present: BTreeSet<&ServiceId> = services.iter().map(|service| &service.id).collect();
                 let gone: Vec<ServiceId> =
-                    self.services.keys().filter(|id| !present.contains(id)).cloned().collect();
+                    self.services.ids().filter(|id| !present.contains(id)).cloned().collect();
                 for service in &services {
                     self.set(now, service);
                 }
@@ -215,159 +215,171 @@ impl Balancer {
             ServiceChange::Remove(id) => self.remove(&id),
         }
         // What clients can reach must follow at once, not at the next tick.
-        self.decide(now, Which::Due, commands);
+        self.decide(now, commands);
     }
 
     fn set(&mut self, now: Timestamp, service: &Arc<Service>) {
-        self.differs = true;
-        let id = service.id.clone();
-        let before = self.services.get(&id).map(|balanced| balanced.service.clone());
+        let before = self.services.get(&service.id).map(|balanced| balanced.service.clone());
         if before.as_ref() == Some(service) {
             return;
         }
-        for endpoint in &service.endpoints {
-            if eligible::serves(endpoint) {
-                // It came back before anybody was told to let go of it.
-                self.release.remove(&endpoint.id);
-            }
-            self.users.entry(endpoint.id).or_default().insert(id.clone());
-            self.view.know(endpoint);
-            insert(&mut self.desired.known, endpoint.id);
-            if endpoint.node.as_ref() == Some(&self.here.node) {
-                insert(&mut self.desired.hosted, endpoint.id);
-            } else {
-                remove(&mut self.desired.hosted, &endpoint.id);
-            }
-        }
-        self.due.extend(self.claims.change(&id, before.as_deref(), Some(service)));
         let kind = service.policy.unwrap_or(self.parameters.policy);
-        if before.as_ref().is_some_and(|before| before.policy.unwrap_or(self.parameters.policy) != kind) {
-            self.services.remove(&id);
+        let list = |parameters: &Parameters| List::new(kind, &parameters.policies, &parameters.guard);
+        let number = match self.services.number(&service.id) {
+            Some(number) => number,
+            None => self.services.insert(Balanced::new(service.clone(), list(&self.parameters))),
+        };
+        for endpoint in &service.endpoints {
+            self.take_up(endpoint, number);
         }
-        let list = || List::new(kind, &self.parameters.policies, &self.parameters.guard);
-        let balanced = self.services.entry(id.clone()).or_insert_with(|| Balanced {
-            service: service.clone(),
-            cluster: list(),
-            local: list(),
-            needs_local: false,
-            keys: Vec::new(),
-            left: Vec::new(),
-            held: BTreeMap::new(),
-        });
+        let balanced = self.services.at_mut(number).expect("it was there or was inserted");
         balanced.service = service.clone();
-        balanced.needs_local =
-            [service.internal_policy, service.external_policy].contains(&TrafficPolicy::Local);
-        balanced.cluster.set_members(now, service, &eligible::cluster(service, &self.here));
-        if balanced.needs_local {
-            balanced.local.set_members(now, service, &eligible::local(service, &self.here));
+        if before.as_ref().is_some_and(|before| before.policy.unwrap_or(self.parameters.policy) != kind) {
+            balanced.cluster = list(&self.parameters);
+            balanced.local = None;
+        }
+        balanced.cluster.set_members(now, service, &eligible::cluster(service, &self.here), &self.view);
+        if [service.internal_policy, service.external_policy].contains(&TrafficPolicy::Local) {
+            let local = balanced.local.get_or_insert_with(|| list(&self.parameters));
+            local.set_members(now, service, &eligible::local(service, &self.here), &self.view);
         } else {
-            balanced.local = list();
+            balanced.local = None;
         }
-        if let Some(before) = before {
-            self.retire(&id, &before, Some(service));
+        if let Some(before) = &before {
+            self.retire(number, before, Some(service));
         }
-        self.due.insert(id);
+        self.keys_due(&service.id);
+        for id in self.claims.change(&service.id, before.as_deref(), Some(service)) {
+            self.keys_due(&id);
+        }
+        self.changed.insert(service.id.clone());
+    }
+
+    /// Takes note that a Service has an endpoint.
+    fn take_up(&mut self, endpoint: &Endpoint, service: usize) {
+        if eligible::serves(endpoint) {
+            // It came back before anybody was told to let go of it.
+            self.next.release.remove(&endpoint.id);
+        }
+        let is_here = endpoint.node.as_ref() == Some(&self.here.node);
+        let was_here = self.view.is_here(&endpoint.id);
+        if was_here.is_none() {
+            self.next.know(endpoint.id);
+        }
+        match (was_here.unwrap_or(false), is_here) {
+            (false, true) => self.next.host(endpoint.id),
+            (true, false) => self.next.unhost(endpoint.id),
+            _ => {}
+        }
+        let number = self.view.know(endpoint);
+        if self.users.len() <= number {
+            self.users.resize(number + 1, Vec::new());
+        }
+        let users = &mut self.users[number];
+        if !users.contains(&service) {
+            users.push(service);
+        }
     }
 
     fn remove(&mut self, id: &ServiceId) {
-        if let Some(balanced) = self.services.remove(id) {
-            self.due.extend(self.claims.change(id, Some(&balanced.service), None));
-            self.retire(id, &balanced.service, None);
+        let Some((number, balanced)) = self.services.remove(id) else { return };
+        for id in self.claims.change(id, Some(&balanced.service), None) {
+            self.keys_due(&id);
         }
-        self.desired.services.remove(id);
-        self.due.remove(id);
-        self.differs = true;
+        self.retire(number, &balanced.service, None);
+        self.changed.insert(id.clone());
+    }
+
+    /// Decides a Service soon, and which of its keys it has.
+    fn keys_due(&mut self, id: &ServiceId) {
+        let Some(number) = self.services.number(id) else { return };
+        let balanced = self.services.at_mut(number).expect("who has a number is there");
+        balanced.keys_due = true;
+        if !std::mem::replace(&mut balanced.due, true) {
+            self.due.push(number);
+        }
     }
 
     /// Lets go of endpoints that `before` had and `after` has not, and releases those that serve nowhere any more.
-    fn retire(&mut self, id: &ServiceId, before: &Service, after: Option<&Service>) {
+    fn retire(&mut self, service: usize, before: &Service, after: Option<&Service>) {
         for endpoint in &before.endpoints {
-            let kept = after.and_then(|after| {
-                after
-                    .endpoints
-                    .binary_search_by_key(&endpoint.id, |kept| kept.id)
-                    .ok()
-                    .map(|i| &after.endpoints[i])
-            });
+            let kept = after.and_then(|after| after.endpoint(&endpoint.id));
+            let number = self.view.number(&endpoint.id).expect("a Service's endpoints are known");
             if kept.is_none() {
-                let users = self.users.entry(endpoint.id).or_default();
-                users.remove(id);
-                if users.is_empty() {
-                    self.users.remove(&endpoint.id);
-                    self.view.forget(&endpoint.id);
-                    remove(&mut self.desired.known, &endpoint.id);
-                    remove(&mut self.desired.hosted, &endpoint.id);
-                }
+                self.users[number].retain(|user| *user != service);
             }
-            if !kept.is_some_and(eligible::serves) && !self.serves_elsewhere(&endpoint.id) {
-                self.release.insert(endpoint.id);
+            if !kept.is_some_and(eligible::serves) && !self.serves_elsewhere(number, &endpoint.id) {
+                self.next.release.insert(endpoint.id);
+            }
+            if self.users[number].is_empty() {
+                if self.view.is_here(&endpoint.id) == Some(true) {
+                    self.next.unhost(endpoint.id);
+                }
+                self.next.forget(endpoint.id);
+                self.view.forget(&endpoint.id);
             }
         }
     }
 
-    fn serves_elsewhere(&self, endpoint: &EndpointId) -> bool {
-        self.users.get(endpoint).into_iter().flatten().any(|id| {
-            self.services.get(id).is_some_and(|balanced| {
-                let endpoints = &balanced.service.endpoints;
-                let found = endpoints.binary_search_by_key(endpoint, |entry| entry.id);
-                found.is_ok_and(|i| eligible::serves(&endpoints[i]))
-            })
-        })
+    fn serves_elsewhere(&self, number: usize, endpoint: &EndpointId) -> bool {
+        let mut users = self.users[number].iter().filter_map(|user| self.services.at(*user));
+        users.any(|user| user.service.endpoint(endpoint).is_some_and(eligible::serves))
     }
 
     fn on_counts(&mut self, now: Timestamp, counts: &Counts, commands: &mut Vec<Command>) {
-        let before: Vec<(EndpointId, f64)> =
-            self.loads.hosted().map(|(endpoint, load)| (endpoint, load.open)).collect();
         if self.loads.updated().is_none() {
             // The first counts: until now this node's own endpoints were guessed at.
             self.tick_at = now;
         }
-        self.loads.count(now, counts);
         let mut changed = Vec::new();
-        self.view.count(now, &self.loads, |endpoint| changed.push(*endpoint));
-        for (endpoint, open) in before {
-            if self.loads.hosted_load(&endpoint).is_none_or(|load| load.open != open) {
-                changed.push(endpoint);
-            }
-        }
-        for endpoint in changed {
-            self.mark(now, endpoint);
-        }
+        self.loads.count(now, counts, |endpoint| changed.extend(self.view.number(endpoint)));
+        self.view.count(now, &self.loads, |number| changed.push(number));
+        self.mark(now, changed);
         let report =
             report::build(&self.here.node, &self.loads, |endpoint| self.view.is_hosted_elsewhere(endpoint));
         commands.push(Command::Publish(Arc::new(report)));
     }
 
-    /// Something about an endpoint changed: its Services are to be decided soon.
-    fn mark(&mut self, now: Timestamp, endpoint: EndpointId) {
-        if let Some(users) = self.users.get(&endpoint) {
-            self.due.extend(users.iter().cloned());
+    /// Something about these endpoints changed: their Services are to be decided soon.
+    fn mark(&mut self, now: Timestamp, endpoints: impl IntoIterator<Item = usize>) {
+        let due_before = self.due.len();
+        for endpoint in endpoints {
+            for user in &self.users[endpoint] {
+                if let Some(balanced) = self.services.at_mut(*user)
+                    && !std::mem::replace(&mut balanced.due, true)
+                {
+                    self.due.push(*user);
+                }
+            }
+        }
+        if self.due.len() > due_before {
             self.decide_at = self.decide_at.min(now + self.parameters.report_interval / DECIDE_WITHIN);
         }
     }
 
-    fn on_applied(&mut self, now: Timestamp, outcome: Result<(), String>, commands: &mut Vec<Command>) {
-        let Some(plan) = self.under_way.take() else { return };
-        match outcome {
-            Ok(()) => {
-                plan::apply(&mut self.actual, &plan);
-                share_if_equal(&mut self.actual.hosted, &self.desired.hosted);
-                share_if_equal(&mut self.actual.known, &self.desired.known);
-            }
-            Err(why) => {
-                self.fresh = true;
-                self.differs = true;
-                self.apply_at = now + RETRY_AFTER;
-                self.release.extend(plan.release);
-                commands.push(Command::Tell(Notice::Refused(why)));
+    /// Makes those due that rested for long enough.
+    fn wake_rested(&mut self) {
+        for (number, balanced) in self.services.iter_mut() {
+            balanced.rested += 1;
+            if balanced.rested >= REST && !std::mem::replace(&mut balanced.due, true) {
+                self.due.push(number);
             }
         }
     }
 
-    /// Decides Services: those that are due, or all.
-    fn decide(&mut self, now: Timestamp, which: Which, commands: &mut Vec<Command>) {
+    fn on_applied(&mut self, now: Timestamp, outcome: Result<(), String>, commands: &mut Vec<Command>) {
+        let Some(released) = self.under_way.take() else { return };
+        if let Err(why) = outcome {
+            self.fresh = true;
+            self.apply_at = now + RETRY_AFTER;
+            self.next.release.extend(released);
+            commands.push(Command::Tell(Notice::Refused(why)));
+        }
+    }
+
+    /// Decides the Services that are due.
+    fn decide(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
         self.decide_at = Timestamp::NEVER;
-        let due = std::mem::take(&mut self.due);
         let setting = Setting {
             now,
             view: &self.view,
@@ -376,20 +388,12 @@ impl Balancer {
             delay: (self.parameters.tick + self.parameters.report_interval).as_secs_f64(),
             horizon: self.parameters.horizon().as_secs_f64(),
         };
-        let mut decide = |id: &ServiceId, balanced: &mut Balanced| {
-            if balanced.decide(&setting, commands) || !self.desired.services.contains_key(id) {
-                self.desired.services.insert(id.clone(), balanced.table());
-                self.differs = true;
-            }
-        };
-        match which {
-            Which::All => self.services.iter_mut().for_each(|(id, balanced)| decide(id, balanced)),
-            Which::Due => {
-                for id in &due {
-                    if let Some(balanced) = self.services.get_mut(id) {
-                        decide(id, balanced);
-                    }
-                }
+        for number in self.due.drain(..) {
+            // The number may be another Service's by now.
+            if let Some(balanced) = self.services.at_mut(number).filter(|balanced| balanced.due)
+                && balanced.decide(&setting, commands)
+            {
+                self.changed.insert(balanced.service.id.clone());
             }
         }
     }
@@ -399,20 +403,25 @@ impl Balancer {
         if self.under_way.is_some() || (self.fresh && now < self.apply_at) {
             return;
         }
-        let mut plan = if self.fresh {
-            Plan { fresh: true, ..plan::diff(&Table::default(), &self.desired) }
-        } else if self.differs {
-            plan::diff(&self.actual, &self.desired)
-        } else {
-            Plan::default()
-        };
-        self.differs = false;
+        let mut plan = std::mem::take(&mut self.next);
+        if self.fresh {
+            self.table.clear();
+            self.changed = self.services.ids().cloned().collect();
+            let all = || self.view.endpoints();
+            plan = Plan {
+                fresh: true,
+                host: all().filter(|(_, is_here)| *is_here).map(|(endpoint, _)| endpoint).collect(),
+                know: all().map(|(endpoint, _)| endpoint).collect(),
+                release: plan.release,
+                ..Plan::default()
+            };
+        }
+        plan.changes = self.changes();
         let renew_every = self.parameters.lease / 3;
         if now >= self.renew_at {
             self.renew_at = now + renew_every;
             plan.renew = self.counts_are_fresh(now);
         }
-        plan.release = std::mem::take(&mut self.release);
         if plan.is_empty() {
             return;
         }
@@ -420,32 +429,28 @@ impl Balancer {
             self.renew_at = now + renew_every;
         }
         self.fresh = false;
-        self.under_way = Some(plan.clone());
+        self.under_way = Some(plan.release.clone());
         commands.push(Command::Apply(plan));
+    }
+
+    /// What leads from the table to what was decided; the table is that then.
+    fn changes(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for id in std::mem::take(&mut self.changed) {
+            let wanted = self.services.get(&id).map(Balanced::table);
+            changes.extend(plan::change(&id, self.table.get(&id), wanted.as_ref()));
+        }
+        // What goes makes room for what comes.
+        changes.sort_by_key(|change| !matches!(change, Change::Remove(_)));
+        for change in &changes {
+            plan::apply(&mut self.table, change);
+        }
+        changes
     }
 
     /// Leases are renewed only while this node counts: a weight that follows nothing is worth nothing.
     fn counts_are_fresh(&self, now: Timestamp) -> bool {
         self.loads.updated().is_some_and(|updated| now.since(updated) < self.parameters.lease)
-    }
-}
-
-fn insert(set: &mut Arc<BTreeSet<EndpointId>>, endpoint: EndpointId) {
-    if !set.contains(&endpoint) {
-        Arc::make_mut(set).insert(endpoint);
-    }
-}
-
-fn remove(set: &mut Arc<BTreeSet<EndpointId>>, endpoint: &EndpointId) {
-    if set.contains(endpoint) {
-        Arc::make_mut(set).remove(endpoint);
-    }
-}
-
-/// Makes equal sets one, so that comparing them next time costs nothing.
-fn share_if_equal(a: &mut Arc<BTreeSet<EndpointId>>, b: &Arc<BTreeSet<EndpointId>>) {
-    if !Arc::ptr_eq(a, b) && a == b {
-        *a = b.clone();
     }
 }
 

@@ -32,11 +32,11 @@ impl Signs {
     pub(super) fn of(row: &Row, meant: f64) -> Signs {
         let known = |value| figure(value).unwrap_or(0.0);
         Signs {
-            young: known(row.young),
-            open: known(row.open),
-            opens: known(row.opens_per_second),
-            failures: known(row.failures_per_second),
-            cpu: row.cpu.and_then(figure),
+            young: known(row.load.young),
+            open: known(row.load.open),
+            opens: known(row.load.opens_per_second),
+            failures: known(row.load.failures_per_second),
+            cpu: row.load.cpu.and_then(figure),
             meant,
         }
     }

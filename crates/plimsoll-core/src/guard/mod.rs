@@ -115,7 +115,7 @@ impl Guard {
     fn observe(&mut self, group: &Group<'_>, shares: &[Share]) {
         let elapsed = figure(group.elapsed).unwrap_or(0.0);
         let horizon = figure(group.horizon).unwrap_or(0.0).max(0.1);
-        let rate: f64 = group.rows.iter().filter_map(|row| figure(row.opens_per_second)).sum();
+        let rate: f64 = group.rows.iter().filter_map(|row| figure(row.load.opens_per_second)).sum();
         for ((row, watch), share) in group.rows.iter().zip(self.memory.values_mut()).zip(shares) {
             // What was meant to go there, but no more than its target: nobody must prove itself by an excess.
             let meant = watch.share.unwrap_or(0.0).min(share.target) * rate;
@@ -146,7 +146,7 @@ impl Guard {
             known = values.len();
             *cost = upper_median(values).unwrap_or(0.0);
         }
-        let cpu: f64 = rows.iter().filter_map(|row| row.cpu.and_then(figure)).sum();
+        let cpu: f64 = rows.iter().filter_map(|row| row.load.cpu.and_then(figure)).sum();
         // Next to no CPU in use is noise.
         let telling = 2 * known >= rows.len() && cpu > 0.01 * rows.len() as f64;
         self.peers = Peers { stay, cost: telling.then_some(cost) };
@@ -211,7 +211,8 @@ impl Guard {
 
     /// Puts back the last shares while all endpoints are overloaded together: then it is not for shares to help.
     fn freeze(&self, rows: &[Row], shares: &mut [Share]) -> bool {
-        let over = |row: &Row| row.pressure.and_then(figure).is_some_and(|p| p > self.parameters.overload);
+        let over =
+            |row: &Row| row.load.pressure.and_then(figure).is_some_and(|p| p > self.parameters.overload);
         let watches = self.memory.values();
         if !rows.iter().all(over) || watches.iter().all(|watch| watch.share.is_none()) {
             return false;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::load::Load;
 use crate::policy::tests::{KINDS, any_rows, endpoint, group, row, sound};
 use crate::policy::{self, Policy};
 use crate::service::PolicyKind as Kind;
@@ -132,13 +133,16 @@ impl World {
                 self.open[i].iter().filter(|(at, _)| now - at >= from && now - at < to).count() as f64
             };
             Row {
-                open: self.open[i].len() as f64,
-                young: aged(0.0, HORIZON),
-                middle: aged(HORIZON, 2.0 * HORIZON),
-                opens_per_second: self.opens[i],
-                failures_per_second: self.failures[i],
                 age: 0.0,
                 seconds_eligible: now - self.born[i],
+                load: Load {
+                    open: self.open[i].len() as f64,
+                    young: aged(0.0, HORIZON),
+                    middle: aged(HORIZON, 2.0 * HORIZON),
+                    opens_per_second: self.opens[i],
+                    failures_per_second: self.failures[i],
+                    ..Load::default()
+                },
                 ..row(i as u32)
             }
         });
@@ -290,14 +294,18 @@ fn nobody_healthy_is_called_failing() {
 
 #[test]
 fn a_majority_that_slows_does_not_make_the_rest_look_broken() {
-    let mut rows: Vec<Row> =
-        (0..8).map(|i| Row { opens_per_second: 100.0, young: 4.0, open: 4.0, ..row(i) }).collect();
+    let mut rows: Vec<Row> = (0..8)
+        .map(|i| Row {
+            load: Load { opens_per_second: 100.0, young: 4.0, open: 4.0, ..Load::default() },
+            ..row(i)
+        })
+        .collect();
     let mut guard = Guard::new(&Parameters::default());
     let mut shares = vec![];
     for tick in 0..600 {
         if tick == 300 {
             for row in &mut rows[..6] {
-                (row.young, row.open) = (150.0, 150.0);
+                (row.load.young, row.load.open) = (150.0, 150.0);
             }
         }
         policy::build(Kind::Equal, &policy::Parameters::default()).decide(&group(&rows), &mut shares);
@@ -321,19 +329,22 @@ fn settle(guard: &mut Guard, kind: Kind, rows: &[Row], times: u32) -> Vec<Share>
 fn an_idle_cpu_under_flow_is_a_fault() {
     let mut rows: Vec<Row> = (0..8)
         .map(|i| Row {
-            opens_per_second: 50.0,
-            open: 20.0,
-            young: 2.0,
-            cpu: Some(1.0),
-            pressure: Some(0.1),
             capacity: Some(2.0),
+            load: Load {
+                opens_per_second: 50.0,
+                open: 20.0,
+                young: 2.0,
+                cpu: Some(1.0),
+                pressure: Some(0.1),
+                ..Load::default()
+            },
             ..row(i)
         })
         .collect();
     let mut guard = Guard::new(&Parameters::default());
     settle(&mut guard, Kind::Waterline, &rows, 60);
-    rows[3].cpu = Some(0.01);
-    rows[3].pressure = Some(0.0);
+    rows[3].load.cpu = Some(0.01);
+    rows[3].load.pressure = Some(0.0);
     let shares = settle(&mut guard, Kind::Waterline, &rows, 3);
     assert!(shares[3].share <= shares[3].target * (1.0 + 1e-9), "{shares:?}");
     assert_eq!(shares[3].limit, Some(Limit::NoEvidence));
@@ -344,10 +355,14 @@ fn an_idle_cpu_under_flow_is_a_fault() {
 
 #[test]
 fn at_most_half_is_set_aside_and_the_worst_first() {
-    let mut rows: Vec<Row> =
-        (0..7).map(|i| Row { opens_per_second: 20.0, open: 50.0, young: 20.0, ..row(i) }).collect();
+    let mut rows: Vec<Row> = (0..7)
+        .map(|i| Row {
+            load: Load { opens_per_second: 20.0, open: 50.0, young: 20.0, ..Load::default() },
+            ..row(i)
+        })
+        .collect();
     for (i, row) in rows.iter_mut().enumerate().skip(1) {
-        row.failures_per_second = 20.0 + i as f64;
+        row.load.failures_per_second = 20.0 + i as f64;
     }
     let mut guard = Guard::new(&Parameters::default());
     let shares = settle(&mut guard, Kind::Static, &rows, 4);
@@ -359,13 +374,17 @@ fn at_most_half_is_set_aside_and_the_worst_first() {
 
 #[test]
 fn one_of_two_that_fails_comes_back() {
-    let mut rows: Vec<Row> =
-        (0..2).map(|i| Row { opens_per_second: 20.0, open: 50.0, young: 20.0, ..row(i) }).collect();
-    rows[0].failures_per_second = 60.0;
+    let mut rows: Vec<Row> = (0..2)
+        .map(|i| Row {
+            load: Load { opens_per_second: 20.0, open: 50.0, young: 20.0, ..Load::default() },
+            ..row(i)
+        })
+        .collect();
+    rows[0].load.failures_per_second = 60.0;
     let mut guard = Guard::new(&Parameters::default());
     let limits = |shares: Vec<Share>| shares[0].limit;
     assert_eq!(limits(settle(&mut guard, Kind::Equal, &rows, 4)), Some(Limit::Failing));
-    rows[0].failures_per_second = 0.0;
+    rows[0].load.failures_per_second = 0.0;
     assert_eq!(limits(settle(&mut guard, Kind::Equal, &rows, 8)), Some(Limit::Failing));
     let back = settle(&mut guard, Kind::Equal, &rows, 8);
     assert!(back[0].share < 0.4, "{back:?}");
@@ -376,20 +395,23 @@ fn one_of_two_that_fails_comes_back() {
 #[test]
 fn a_common_overload_freezes_shares() {
     let mut rows: Vec<Row> = (0..4)
-        .map(|i| Row { cpu: Some(1.0), pressure: Some(0.5), open: 10.0 * i as f64, ..row(i) })
+        .map(|i| Row {
+            load: Load { cpu: Some(1.0), pressure: Some(0.5), open: 10.0 * i as f64, ..Load::default() },
+            ..row(i)
+        })
         .collect();
     let mut guard = Guard::new(&Parameters::default());
     let before = settle(&mut guard, Kind::Static, &rows, 3);
     for row in &mut rows {
-        row.pressure = Some(0.95);
-        row.capacity = Some(1.0 + row.open);
+        row.load.pressure = Some(0.95);
+        row.capacity = Some(1.0 + row.load.open);
     }
     let during = settle(&mut guard, Kind::Static, &rows, 3);
     for (before, during) in before.iter().zip(&during) {
         assert!((before.share - during.share).abs() < 1e-12);
         assert_eq!(during.limit, Some(Limit::Frozen));
     }
-    rows[0].pressure = Some(0.5);
+    rows[0].load.pressure = Some(0.5);
     let after = settle(&mut guard, Kind::Static, &rows, 3);
     assert!(after[3].share > 1.5 * before[3].share, "{after:?}");
 }
@@ -463,8 +485,11 @@ proptest! {
     // A first decision, without any history, gives nobody more than its target.
     #[test]
     fn without_history_shares_are_targets(rows in any_rows()) {
-        let rows: Vec<Row> =
-            rows.into_iter().map(|row| Row { young: 0.0, cpu: None, pressure: None, failures_per_second: 0.0, ..row }).collect();
+        let bare = |row: Row| {
+            let load = Load { young: 0.0, cpu: None, pressure: None, failures_per_second: 0.0, ..row.load };
+            Row { load, ..row }
+        };
+        let rows: Vec<Row> = rows.into_iter().map(bare).collect();
         let shares = settle(&mut Guard::new(&Parameters::default()), Kind::Waterline, &rows, 1);
         for share in shares {
             prop_assert!((share.share - share.target).abs() < 1e-9, "{:?}", share);
@@ -480,9 +505,17 @@ fn share_of_a_silent_endpoint(bears_its_age: bool) -> f64 {
     for i in 0..240 {
         let now = f64::from(i) * 0.5;
         let silent = now >= 20.0;
-        let heard = Row { open: 30.0, young: 8.0, opens_per_second: 10.0, age: 0.2, ..row(1) };
+        let heard = Row {
+            age: 0.2,
+            load: Load { open: 30.0, young: 8.0, opens_per_second: 10.0, ..Load::default() },
+            ..row(1)
+        };
         let age = if bears_its_age { now - 20.0 } else { 0.2 };
-        let second = if silent { Row { young: 0.0, age, ..heard.clone() } } else { heard.clone() };
+        let second = if silent {
+            Row { age, load: Load { young: 0.0, ..heard.load }, ..heard.clone() }
+        } else {
+            heard.clone()
+        };
         let rows = [heard, Row { endpoint: endpoint(2), ..second }];
         let group = Group { delay: 0.7, ..group(&rows) };
         let mut shares = [Share { share: 0.5, target: 0.5, capacity: 1.0, limit: None }; 2];

@@ -1,7 +1,6 @@
 //! How loaded the endpoints are, as this node measures it: counts from the kernel and samples from signal
 //! sources, filtered into one [`Load`] per endpoint.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::service::EndpointId;
@@ -107,8 +106,8 @@ const NODE_RATE_TIME_CONSTANT: f64 = 10.0;
 #[derive(Clone, Debug)]
 pub struct Loads {
     filter: Filter,
-    hosted: BTreeMap<EndpointId, Meter>,
-    sent: BTreeMap<EndpointId, Meter>,
+    hosted: Meters,
+    sent: Meters,
     updated: Option<Timestamp>,
     opens_per_second: f64,
 }
@@ -116,19 +115,25 @@ pub struct Loads {
 impl Loads {
     /// Nothing measured yet.
     pub fn new(filter: Filter) -> Loads {
-        Loads { filter, hosted: BTreeMap::new(), sent: BTreeMap::new(), updated: None, opens_per_second: 0.0 }
+        Loads {
+            filter,
+            hosted: Meters::default(),
+            sent: Meters::default(),
+            updated: None,
+            opens_per_second: 0.0,
+        }
     }
 
-    /// Takes in what the dataplane counted at `now`.
-    pub fn count(&mut self, now: Timestamp, counts: &Counts) {
+    /// Takes in what the dataplane counted at `now`; `changed` is called for each hosted endpoint whose open
+    /// connections are not as many as before.
+    pub fn count(&mut self, now: Timestamp, counts: &Counts, changed: impl FnMut(&EndpointId)) {
         let elapsed = self.updated.map(|before| now.seconds_since(before));
         self.updated = Some(now);
-        let opened_before: u64 = self.sent.values().map(|meter| meter.opened).sum();
-        update(&mut self.hosted, &counts.hosted, &counts.slots, &self.filter, elapsed);
-        update(&mut self.sent, &counts.sent, &counts.slots, &self.filter, elapsed);
+        let opened_before = self.sent.opened();
+        self.hosted.update(&counts.hosted, &counts.slots, &self.filter, elapsed, changed);
+        self.sent.update(&counts.sent, &counts.slots, &self.filter, elapsed, |_| {});
         if let Some(elapsed) = elapsed.filter(|elapsed| *elapsed > 0.0) {
-            let opened: u64 = self.sent.values().map(|meter| meter.opened).sum();
-            let rate = opened.saturating_sub(opened_before) as f64 / elapsed;
+            let rate = self.sent.opened().saturating_sub(opened_before) as f64 / elapsed;
             self.opens_per_second += gain(elapsed, NODE_RATE_TIME_CONSTANT) * (rate - self.opens_per_second);
         }
     }
@@ -146,7 +151,7 @@ impl Loads {
 
     /// Forgets samples that are too old at `now`.
     pub fn expire(&mut self, now: Timestamp) {
-        for meter in self.hosted.values_mut() {
+        for meter in &mut self.hosted.0 {
             if meter.sampled.is_some_and(|at| now.since(at) > self.filter.sample_expiry) {
                 meter.sampled = None;
                 meter.load.cpu = None;
@@ -157,7 +162,7 @@ impl Loads {
 
     /// The endpoints this node hosts.
     pub fn hosted(&self) -> impl Iterator<Item = (EndpointId, &Load)> {
-        self.hosted.iter().map(|(endpoint, meter)| (*endpoint, &meter.load))
+        self.hosted.0.iter().map(|meter| (meter.endpoint, &meter.load))
     }
 
     /// The load of one endpoint that this node hosts.
@@ -167,7 +172,7 @@ impl Loads {
 
     /// What this node sent, by endpoint; endpoints it never sent anything to are absent.
     pub fn sent(&self) -> impl Iterator<Item = (EndpointId, &Load)> {
-        self.sent.iter().map(|(endpoint, meter)| (*endpoint, &meter.load))
+        self.sent.0.iter().map(|meter| (meter.endpoint, &meter.load))
     }
 
     /// What this node sent to one endpoint.
@@ -187,8 +192,9 @@ impl Loads {
 }
 
 /// One endpoint's load and what is needed to go on filtering it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Meter {
+    endpoint: EndpointId,
     load: Load,
     opened: u64,
     failed: u64,
@@ -197,32 +203,84 @@ struct Meter {
     sampled: Option<Timestamp>,
 }
 
-fn update(
-    meters: &mut BTreeMap<EndpointId, Meter>,
-    counts: &[Count],
-    slots: &[f32; AGE_SLOTS],
-    filter: &Filter,
-    elapsed: Option<f64>,
-) {
-    meters.retain(|endpoint, _| counts.binary_search_by_key(endpoint, |count| count.endpoint).is_ok());
-    for count in counts {
+impl Meter {
+    fn new(endpoint: EndpointId) -> Meter {
+        Meter {
+            endpoint,
+            load: Load::default(),
+            opened: 0,
+            failed: 0,
+            opens: Rate::default(),
+            failures: Rate::default(),
+            sampled: None,
+        }
+    }
+
+    fn follow(&mut self, count: &Count, slots: &[f32; AGE_SLOTS], filter: &Filter, elapsed: Option<f64>) {
         let failed = count.refused + count.unanswered;
         let (young, middle) = by_age(count, slots, filter.horizon.as_secs_f64());
-        let elapsed = elapsed.filter(|elapsed| *elapsed > 0.0 && meters.contains_key(&count.endpoint));
-        let meter = meters.entry(count.endpoint).or_default();
         if let Some(elapsed) = elapsed {
             let gain = gain(elapsed, filter.time_constant.as_secs_f64());
             // A total that fell began anew: the endpoint left and came back.
-            let opens = count.opened.saturating_sub(meter.opened) as f64 / elapsed;
-            let failures = failed.saturating_sub(meter.failed) as f64 / elapsed;
-            meter.load.opens_per_second = meter.opens.follow(opens, gain);
-            meter.load.failures_per_second = meter.failures.follow(failures, gain);
+            let opens = count.opened.saturating_sub(self.opened) as f64 / elapsed;
+            let failures = failed.saturating_sub(self.failed) as f64 / elapsed;
+            self.load.opens_per_second = self.opens.follow(opens, gain);
+            self.load.failures_per_second = self.failures.follow(failures, gain);
         }
-        meter.opened = count.opened;
-        meter.failed = failed;
-        meter.load.open = f64::from(count.open);
-        meter.load.young = young.min(meter.load.open);
-        meter.load.middle = middle.min(meter.load.open - meter.load.young);
+        self.opened = count.opened;
+        self.failed = failed;
+        self.load.open = f64::from(count.open);
+        self.load.young = young.min(self.load.open);
+        self.load.middle = middle.min(self.load.open - self.load.young);
+    }
+}
+
+/// Meters, sorted by endpoint.
+#[derive(Clone, Debug, Default)]
+struct Meters(Vec<Meter>);
+
+impl Meters {
+    fn get(&self, endpoint: &EndpointId) -> Option<&Meter> {
+        self.0.binary_search_by_key(endpoint, |meter| meter.endpoint).ok().map(|place| &self.0[place])
+    }
+
+    fn get_mut(&mut self, endpoint: &EndpointId) -> Option<&mut Meter> {
+        self.0.binary_search_by_key(endpoint, |meter| meter.endpoint).ok().map(|place| &mut self.0[place])
+    }
+
+    /// Opened so far, at all endpoints.
+    fn opened(&self) -> u64 {
+        self.0.iter().map(|meter| meter.opened).sum()
+    }
+
+    /// One meter for each count, which are sorted.
+    fn update(
+        &mut self,
+        counts: &[Count],
+        slots: &[f32; AGE_SLOTS],
+        filter: &Filter,
+        elapsed: Option<f64>,
+        mut changed: impl FnMut(&EndpointId),
+    ) {
+        let elapsed = elapsed.filter(|elapsed| *elapsed > 0.0);
+        let mut before = std::mem::take(&mut self.0).into_iter().peekable();
+        self.0.reserve_exact(counts.len());
+        for count in counts {
+            while let Some(gone) = before.next_if(|meter| meter.endpoint < count.endpoint) {
+                changed(&gone.endpoint);
+            }
+            let present = before.next_if(|meter| meter.endpoint == count.endpoint);
+            // The rates of a new one begin with the second count.
+            let elapsed = elapsed.filter(|_| present.is_some());
+            let open = present.as_ref().map(|meter| meter.load.open);
+            let mut meter = present.unwrap_or_else(|| Meter::new(count.endpoint));
+            meter.follow(count, slots, filter, elapsed);
+            if open != Some(meter.load.open) {
+                changed(&meter.endpoint);
+            }
+            self.0.push(meter);
+        }
+        before.for_each(|gone| changed(&gone.endpoint));
     }
 }
 

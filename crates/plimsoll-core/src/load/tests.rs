@@ -39,7 +39,7 @@ fn count(last: u8, open: u32, opened: u64, by_age: &[u32]) -> Count {
 #[test]
 fn ages_divide_at_one_and_two_horizons() {
     let mut loads = loads();
-    loads.count(at(1.0), &counts(0.5, vec![count(1, 100, 100, &[1, 2, 4, 8, 16])]));
+    loads.count(at(1.0), &counts(0.5, vec![count(1, 100, 100, &[1, 2, 4, 8, 16])]), |_| {});
     let load = loads.hosted_load(&endpoint(1)).unwrap();
     assert_eq!((load.open, load.young, load.middle), (100.0, 3.0, 12.0));
 }
@@ -47,7 +47,7 @@ fn ages_divide_at_one_and_two_horizons() {
 #[test]
 fn a_slot_across_the_horizon_counts_in_part() {
     let mut loads = loads();
-    loads.count(at(1.0), &counts(0.25, vec![count(1, 100, 100, &[1, 2, 4, 8, 16])]));
+    loads.count(at(1.0), &counts(0.25, vec![count(1, 100, 100, &[1, 2, 4, 8, 16])]), |_| {});
     let load = loads.hosted_load(&endpoint(1)).unwrap();
     assert_eq!((load.young, load.middle), (1.0 + 2.0 + 2.0, 2.0 + 8.0 + 8.0));
 }
@@ -55,16 +55,16 @@ fn a_slot_across_the_horizon_counts_in_part() {
 #[test]
 fn the_rate_of_opens_follows_with_the_time_constant() {
     let mut loads = loads();
-    loads.count(at(1.0), &counts(0.5, vec![count(1, 0, 500, &[])]));
+    loads.count(at(1.0), &counts(0.5, vec![count(1, 0, 500, &[])]), |_| {});
     assert_eq!(loads.hosted_load(&endpoint(1)).unwrap().opens_per_second, 0.0);
-    loads.count(at(1.7), &counts(0.5, vec![count(1, 0, 570, &[])]));
+    loads.count(at(1.7), &counts(0.5, vec![count(1, 0, 570, &[])]), |_| {});
     let rate = |loads: &Loads| loads.hosted_load(&endpoint(1)).unwrap().opens_per_second;
     assert!((rate(&loads) - 100.0).abs() < 1e-6, "right from the first value on: {}", rate(&loads));
     for i in 1..100_u32 {
         let opened = 570 + 10 * u64::from(i);
-        loads.count(at(1.7 + 0.1 * f64::from(i)), &counts(0.5, vec![count(1, 0, opened, &[])]));
+        loads.count(at(1.7 + 0.1 * f64::from(i)), &counts(0.5, vec![count(1, 0, opened, &[])]), |_| {});
     }
-    loads.count(at(12.3), &counts(0.5, vec![count(1, 0, 1560, &[])]));
+    loads.count(at(12.3), &counts(0.5, vec![count(1, 0, 1560, &[])]), |_| {});
     let after = rate(&loads);
     assert!((after - 100.0 * libm::exp(-1.0)).abs() < 0.1, "then with the time constant: {after}");
 }
@@ -72,23 +72,23 @@ fn the_rate_of_opens_follows_with_the_time_constant() {
 #[test]
 fn totals_that_begin_anew_are_no_burst() {
     let mut loads = loads();
-    loads.count(at(1.0), &counts(0.5, vec![count(1, 0, 500, &[])]));
-    loads.count(at(2.0), &counts(0.5, vec![count(1, 0, 3, &[])]));
+    loads.count(at(1.0), &counts(0.5, vec![count(1, 0, 500, &[])]), |_| {});
+    loads.count(at(2.0), &counts(0.5, vec![count(1, 0, 3, &[])]), |_| {});
     assert_eq!(loads.hosted_load(&endpoint(1)).unwrap().opens_per_second, 0.0);
 }
 
 #[test]
 fn an_endpoint_that_is_not_counted_any_more_is_forgotten() {
     let mut loads = loads();
-    loads.count(at(1.0), &counts(0.5, vec![count(1, 5, 5, &[])]));
-    loads.count(at(2.0), &counts(0.5, vec![]));
+    loads.count(at(1.0), &counts(0.5, vec![count(1, 5, 5, &[])]), |_| {});
+    loads.count(at(2.0), &counts(0.5, vec![]), |_| {});
     assert!(loads.hosted_load(&endpoint(1)).is_none());
 }
 
 #[test]
 fn nonsense_and_old_samples_count_as_missing() {
     let mut loads = loads();
-    loads.count(at(1.0), &counts(0.5, vec![count(1, 5, 5, &[])]));
+    loads.count(at(1.0), &counts(0.5, vec![count(1, 5, 5, &[])]), |_| {});
     for nonsense in [f64::NAN, f64::INFINITY, -1.0] {
         let endpoint = endpoint(1);
         loads.sample(&Sample { endpoint, at: at(1.0), cpu: Some(nonsense), pressure: Some(nonsense) });

@@ -1,7 +1,6 @@
-//! What must change in the dataplane: the difference between two tables.
+//! What must change in the dataplane.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use crate::service::{EndpointId, ServiceId};
 use crate::table::{ServiceTable, Table};
@@ -45,73 +44,65 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         *self == Plan::default()
     }
-}
 
-/// What leads from `actual` to `desired`. Neither renews nor releases: those depend on time and on conditions.
-pub fn diff(actual: &Table, desired: &Table) -> Plan {
-    let mut changes = Vec::new();
-    for id in actual.services.keys() {
-        if !desired.services.contains_key(id) {
-            changes.push(Change::Remove(id.clone()));
-        }
+    /// Begins to count what this node sends to an endpoint, or takes back that it was to end.
+    pub fn know(&mut self, endpoint: EndpointId) {
+        turn(&mut self.forget, &mut self.know, endpoint);
     }
-    for (id, wanted) in &desired.services {
-        match actual.services.get(id) {
-            Some(present) if present == wanted => {}
-            Some(present) if same_shape(present, wanted) => {
-                changes.push(Change::Reweight(id.clone(), wanted.clone()));
-            }
-            _ => changes.push(Change::Replace(id.clone(), wanted.clone())),
-        }
+
+    /// The opposite.
+    pub fn forget(&mut self, endpoint: EndpointId) {
+        turn(&mut self.know, &mut self.forget, endpoint);
     }
-    Plan {
-        fresh: false,
-        changes,
-        host: missing(&actual.hosted, &desired.hosted),
-        unhost: missing(&desired.hosted, &actual.hosted),
-        know: missing(&actual.known, &desired.known),
-        forget: missing(&desired.known, &actual.known),
-        release: BTreeSet::new(),
-        renew: false,
+
+    /// Begins to count all connections of an endpoint, or takes back that it was to end.
+    pub fn host(&mut self, endpoint: EndpointId) {
+        turn(&mut self.unhost, &mut self.host, endpoint);
+    }
+
+    /// The opposite.
+    pub fn unhost(&mut self, endpoint: EndpointId) {
+        turn(&mut self.host, &mut self.unhost, endpoint);
     }
 }
 
-/// What `to` has and `from` has not. Most of the time the two are one and the same set.
-fn missing(from: &Arc<BTreeSet<EndpointId>>, to: &Arc<BTreeSet<EndpointId>>) -> BTreeSet<EndpointId> {
-    if Arc::ptr_eq(from, to) {
-        return BTreeSet::new();
+/// Takes the endpoint out of `from`; puts it into `to` if it was not there.
+fn turn(from: &mut BTreeSet<EndpointId>, to: &mut BTreeSet<EndpointId>, endpoint: EndpointId) {
+    if !from.remove(&endpoint) {
+        to.insert(endpoint);
     }
-    to.difference(from).copied().collect()
+}
+
+/// What leads one Service from `present` to `wanted`, if they differ; `None` stands for no Service.
+pub fn change(
+    id: &ServiceId,
+    present: Option<&ServiceTable>,
+    wanted: Option<&ServiceTable>,
+) -> Option<Change> {
+    match (present, wanted) {
+        (None, None) => None,
+        (Some(_), None) => Some(Change::Remove(id.clone())),
+        (Some(present), Some(wanted)) if present == wanted => None,
+        (Some(present), Some(wanted)) if same_shape(present, wanted) => {
+            Some(Change::Reweight(id.clone(), wanted.clone()))
+        }
+        (_, Some(wanted)) => Some(Change::Replace(id.clone(), wanted.clone())),
+    }
 }
 
 fn same_shape(a: &ServiceTable, b: &ServiceTable) -> bool {
     a.protocol == b.protocol && a.keys == b.keys && a.affinity == b.affinity
 }
 
-/// Does to `table` what a dataplane does with `plan`.
-pub fn apply(table: &mut Table, plan: &Plan) {
-    if plan.fresh {
-        *table = Table::default();
-    }
-    for change in &plan.changes {
-        match change {
-            Change::Replace(id, service) | Change::Reweight(id, service) => {
-                table.services.insert(id.clone(), service.clone());
-            }
-            Change::Remove(id) => {
-                table.services.remove(id);
-            }
+/// Does to `table` what a dataplane does with a change.
+pub fn apply(table: &mut Table, change: &Change) {
+    match change {
+        Change::Replace(id, service) | Change::Reweight(id, service) => {
+            table.insert(id.clone(), service.clone());
         }
-    }
-    change(&mut table.hosted, &plan.host, &plan.unhost);
-    change(&mut table.known, &plan.know, &plan.forget);
-}
-
-fn change(set: &mut Arc<BTreeSet<EndpointId>>, add: &BTreeSet<EndpointId>, remove: &BTreeSet<EndpointId>) {
-    if !add.is_empty() || !remove.is_empty() {
-        let set = Arc::make_mut(set);
-        set.retain(|endpoint| !remove.contains(endpoint));
-        set.extend(add);
+        Change::Remove(id) => {
+            table.remove(id);
+        }
     }
 }
 

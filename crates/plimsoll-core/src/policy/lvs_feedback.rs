@@ -69,10 +69,10 @@ impl LvsFeedback {
             let (sum, capacity) = known.fold((0.0, 0.0), |(x, c), (x_e, c_e)| (x + x_e, c + c_e));
             (sum, sum / capacity)
         };
-        let cpu = |row: &Row| row.cpu.and_then(figure);
+        let cpu = |row: &Row| row.load.cpu.and_then(figure);
         let (cpu_sum, cpu_level) = known(cpu);
-        let (_, open_level) = known(|row| figure(row.open));
-        let (opens, _) = known(|row| figure(row.opens_per_second));
+        let (_, open_level) = known(|row| figure(row.load.open));
+        let (opens, _) = known(|row| figure(row.load.opens_per_second));
         let with_cpu = rows.iter().any(|row| cpu(row).is_some()) && cpu_sum > 0.0;
         let mean_opens = opens / rows.len() as f64;
         for ((row, weight), c0) in rows.iter().zip(self.weights.values_mut()).zip(&self.nominal) {
@@ -80,10 +80,13 @@ impl LvsFeedback {
             let load = if with_cpu {
                 cpu(row).map_or(cpu_level, |cpu| cpu / c0)
             } else {
-                figure(row.open).filter(|_| open_level > 0.0).map_or(WANTED, |n| WANTED * n / c0 / open_level)
+                figure(row.load.open)
+                    .filter(|_| open_level > 0.0)
+                    .map_or(WANTED, |n| WANTED * n / c0 / open_level)
             };
-            let flow =
-                figure(row.opens_per_second).filter(|_| mean_opens > 0.0).map_or(1.0, |o| o / mean_opens);
+            let flow = figure(row.load.opens_per_second)
+                .filter(|_| mean_opens > 0.0)
+                .map_or(1.0, |o| o / mean_opens);
             let aggregate = FLOW_PART * WANTED * flow + (1.0 - FLOW_PART) * load;
             let moved = *weight + self.parameters.step * libm::cbrt(WANTED - aggregate);
             *weight = moved.max(1.0).min((MOST * unit * c0).max(1.0));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::load::Load;
 use crate::service::{EndpointId, PolicyKind};
 
 pub mod waterline;
@@ -29,20 +30,8 @@ pub struct Row {
     pub capacity: Option<f64>,
     /// Whether `capacity` is a promise (a CPU limit or request) rather than a relative size.
     pub trusted: bool,
-    /// Open connections, cluster-wide: `n`.
-    pub open: f64,
-    /// Of those, younger than the horizon: `y`.
-    pub young: f64,
-    /// Of those, with an age of one to two horizons: `z`.
-    pub middle: f64,
-    /// Connections opened per second: `o`.
-    pub opens_per_second: f64,
-    /// Connections refused or never answered per second.
-    pub failures_per_second: f64,
-    /// CPU in use, in cores: `U`; `None` where nobody knows.
-    pub cpu: Option<f64>,
-    /// CPU pressure, 0 to 1: `P`; `None` where nobody knows.
-    pub pressure: Option<f64>,
+    /// Its figures, cluster-wide: `n`, `y`, `z`, `o`, `U` and `P`.
+    pub load: Load,
     /// How many seconds ago the oldest part of these figures was measured; infinity where nobody ever did.
     pub age: f64,
     /// For how long it has been eligible; infinity where that is unknown (it was there when the agent started).

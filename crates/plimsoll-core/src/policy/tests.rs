@@ -19,13 +19,7 @@ pub(crate) fn row(i: u32) -> Row {
         endpoint: endpoint(i),
         capacity: Some(1.0),
         trusted: false,
-        open: 0.0,
-        young: 0.0,
-        middle: 0.0,
-        opens_per_second: 0.0,
-        failures_per_second: 0.0,
-        cpu: None,
-        pressure: None,
+        load: Load::default(),
         age: 0.0,
         seconds_eligible: f64::INFINITY,
     }
@@ -59,15 +53,17 @@ pub(crate) fn any_rows() -> impl Strategy<Value = Vec<Row>> {
         let rows = rows.into_iter().map(|(i, ((n, y, z, o, bad, age), (c, trusted, u, p)))| Row {
             capacity: c,
             trusted,
-            open: n,
-            young: y,
-            middle: z,
-            opens_per_second: o,
-            failures_per_second: bad,
-            cpu: u,
-            pressure: p.map(|p| p / 100.0),
             age: 0.0,
             seconds_eligible: age,
+            load: Load {
+                open: n,
+                young: y,
+                middle: z,
+                opens_per_second: o,
+                failures_per_second: bad,
+                cpu: u,
+                pressure: p.map(|p| p / 100.0),
+            },
             ..row(i)
         });
         rows.collect()
@@ -121,7 +117,8 @@ proptest! {
     #[test]
     fn shares_follow_figures_not_places(mut rows in any_rows(), turn in 0..12usize) {
         for row in &mut rows {
-            for figure in [&mut row.open, &mut row.young, &mut row.middle, &mut row.opens_per_second] {
+            let Load { open, young, middle, opens_per_second, .. } = &mut row.load;
+            for figure in [open, young, middle, opens_per_second] {
                 *figure = if figure.is_finite() { figure.min(1e6) } else { *figure };
             }
         }
@@ -153,8 +150,12 @@ proptest! {
 #[test]
 fn equal_inputs_give_equal_shares() {
     for kind in KINDS {
-        let rows: Vec<Row> =
-            (0..7).map(|i| Row { open: 9.0, young: 2.0, opens_per_second: 3.0, ..row(i) }).collect();
+        let rows: Vec<Row> = (0..7)
+            .map(|i| Row {
+                load: Load { open: 9.0, young: 2.0, opens_per_second: 3.0, ..Load::default() },
+                ..row(i)
+            })
+            .collect();
         let mut shares = vec![];
         let mut policy = build(kind, &Parameters::default());
         for _ in 0..20 {
@@ -166,7 +167,10 @@ fn equal_inputs_give_equal_shares() {
 
 #[test]
 fn equal_and_static_know_what_they_say() {
-    let rows = [Row { capacity: Some(1.0), open: 50.0, ..row(0) }, Row { capacity: Some(3.0), ..row(1) }];
+    let rows = [
+        Row { capacity: Some(1.0), load: Load { open: 50.0, ..Load::default() }, ..row(0) },
+        Row { capacity: Some(3.0), ..row(1) },
+    ];
     let mut shares = vec![];
     build(Kind::Equal, &Parameters::default()).decide(&group(&rows), &mut shares);
     assert_eq!([shares[0].share, shares[1].share], [0.5, 0.5]);
@@ -177,8 +181,8 @@ fn equal_and_static_know_what_they_say() {
 #[test]
 fn lvs_feedback_moves_by_the_cube_root_each_five_seconds() {
     let rows = [
-        Row { open: 30.0, opens_per_second: 10.0, ..row(0) },
-        Row { open: 10.0, opens_per_second: 30.0, ..row(1) },
+        Row { load: Load { open: 30.0, opens_per_second: 10.0, ..Load::default() }, ..row(0) },
+        Row { load: Load { open: 10.0, opens_per_second: 30.0, ..Load::default() }, ..row(1) },
     ];
     let mut policy = build(Kind::LvsFeedback, &Parameters::default());
     let mut shares = vec![];

@@ -4,6 +4,8 @@
 //! forward by what this node itself changed since the report was measured (`law`: merge). Reports that grow old
 //! lose their deviation from the fair split; they neither vanish nor freeze (`law`: staleness).
 
+mod stale;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::load::{Load, Loads};
 use crate::policy::{self, Row};
 use crate::report::{EndpointReport, Report};
+use crate::roster::Roster;
 use crate::service::{Endpoint, EndpointId, NodeName};
 use crate::time::Timestamp;
 
@@ -34,6 +37,11 @@ impl Default for Parameters {
 }
 
 impl Parameters {
+    /// The age at which nothing is left of a report.
+    fn limit(&self) -> Duration {
+        Duration::from_secs_f64(self.trust_seconds + 20.0 * self.shrink_seconds)
+    }
+
     /// Says which value is out of its range, if any is.
     pub fn check(&self) -> Result<(), String> {
         policy::in_range("trust_seconds", self.trust_seconds, 2.0, 30.0)?;
@@ -41,14 +49,23 @@ impl Parameters {
     }
 }
 
-/// How many past counts of its own a node keeps, to know what it had when a report was measured.
-const HISTORY: usize = 64;
+/// Who counts all connections of an endpoint.
+#[derive(Clone, Debug, Default, PartialEq)]
+enum Host {
+    /// No agent: every node reports what it sent there.
+    #[default]
+    Nobody,
+    /// This node.
+    Here,
+    /// Another node.
+    Elsewhere(NodeName),
+}
 
 /// What the view knows of one endpoint.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Record {
-    /// The node that hosts it.
-    node: Option<NodeName>,
+    endpoint: EndpointId,
+    host: Host,
     /// Its host's newest figures, and when they were measured. That may be before the host's newest report: one
     /// that does not mention the endpoint says nothing of it.
     reported: Option<(Timestamp, Load)>,
@@ -56,6 +73,9 @@ struct Record {
     sent_then: Sent,
     /// This node's own connections now.
     sent: Sent,
+    /// This node's own connections around each change of the last seconds, oldest first: at the count before the
+    /// change and at the one that showed it.
+    changes: VecDeque<(Timestamp, Sent)>,
 }
 
 /// This node's own connections to an endpoint.
@@ -106,108 +126,148 @@ pub struct View {
     here: NodeName,
     parameters: Parameters,
     nodes: BTreeMap<NodeName, NodeRecord>,
-    records: BTreeMap<EndpointId, Record>,
-    history: VecDeque<(Timestamp, Vec<(EndpointId, Sent)>)>,
+    roster: Roster,
+    /// By the endpoint's number; `None` where the number is free.
+    records: Vec<Option<Record>>,
+    /// The numbers of the endpoints this node had connections to at the last count.
+    sending: Vec<usize>,
+    /// When this node counted last.
+    counted: Option<Timestamp>,
 }
 
 impl View {
     /// An empty view of the node `here`.
     pub fn new(here: NodeName, parameters: Parameters) -> View {
-        View { here, parameters, nodes: BTreeMap::new(), records: BTreeMap::new(), history: VecDeque::new() }
+        View {
+            here,
+            parameters,
+            nodes: BTreeMap::new(),
+            roster: Roster::default(),
+            records: Vec::new(),
+            sending: Vec::new(),
+            counted: None,
+        }
     }
 
-    /// Takes up an endpoint, or learns that another node hosts it now.
-    pub fn know(&mut self, endpoint: &Endpoint) {
-        let record = self.records.entry(endpoint.id).or_default();
-        if record.node == endpoint.node && record.reported.is_some() {
-            return;
+    /// Takes up an endpoint, or learns that another node hosts it now; its number, by which it is known until it
+    /// is forgotten.
+    pub fn know(&mut self, endpoint: &Endpoint) -> usize {
+        let number = self.roster.enter(endpoint.id);
+        if self.records.len() <= number {
+            self.records.resize(number + 1, None);
         }
-        record.node.clone_from(&endpoint.node);
+        let host = match &endpoint.node {
+            None => Host::Nobody,
+            Some(node) if *node == self.here => Host::Here,
+            Some(node) => Host::Elsewhere(node.clone()),
+        };
+        let record = self.records[number].get_or_insert_with(|| Record {
+            endpoint: endpoint.id,
+            host: Host::Nobody,
+            reported: None,
+            sent_then: Sent::default(),
+            sent: Sent::default(),
+            changes: VecDeque::new(),
+        });
+        if record.host == host && record.reported.is_some() {
+            return number;
+        }
         record.reported = None;
-        let host = endpoint.node.as_ref().filter(|node| **node != self.here);
-        if let Some(node) = host.and_then(|node| self.nodes.get(node))
+        if let Host::Elsewhere(node) = &host
+            && let Some(node) = self.nodes.get(node)
             && let Some(entry) = find(&node.report.hosted, &endpoint.id)
         {
-            record.reported = Some((node.measured, load_of(entry)));
-            record.sent_then = sent_at(&self.history, node.measured, &endpoint.id);
+            record.report(node.measured, load_of(entry));
         }
+        record.host = host;
+        number
     }
 
     /// Drops an endpoint that no Service has any more.
     pub fn forget(&mut self, endpoint: &EndpointId) {
-        self.records.remove(endpoint);
+        if let Some(number) = self.roster.leave(endpoint) {
+            self.records[number] = None;
+        }
+    }
+
+    /// The number of an endpoint that is known.
+    pub fn number(&self, endpoint: &EndpointId) -> Option<usize> {
+        self.roster.number(endpoint)
+    }
+
+    /// All endpoints that are known, and whether this node hosts them.
+    pub fn endpoints(&self) -> impl Iterator<Item = (EndpointId, bool)> {
+        self.records.iter().flatten().map(|record| (record.endpoint, record.host == Host::Here))
+    }
+
+    /// Whether this node hosts an endpoint; `None` if it is not known.
+    pub fn is_here(&self, endpoint: &EndpointId) -> Option<bool> {
+        self.record(endpoint).map(|record| record.host == Host::Here)
     }
 
     /// Whether an agent on another node counts this endpoint.
     pub fn is_hosted_elsewhere(&self, endpoint: &EndpointId) -> bool {
-        let node = self.records.get(endpoint).and_then(|record| record.node.as_ref());
-        node.is_some_and(|node| *node != self.here)
+        self.record(endpoint).is_some_and(|record| matches!(record.host, Host::Elsewhere(_)))
     }
 
-    /// Takes in this node's own counts as of `now`; `changed` is called for each endpoint whose figures moved.
-    pub fn count(&mut self, now: Timestamp, loads: &Loads, mut changed: impl FnMut(&EndpointId)) {
-        let sent: Vec<(EndpointId, Sent)> =
-            loads.sent().map(|(endpoint, load)| (endpoint, sent_of(load))).collect();
-        if let Some((_, before)) = self.history.back() {
-            for (endpoint, _) in before {
-                let is_gone = sent.binary_search_by_key(endpoint, |(id, _)| *id).is_err();
-                if let Some(record) = self.records.get_mut(endpoint).filter(|_| is_gone) {
-                    record.sent = Sent::default();
-                    changed(endpoint);
-                }
+    /// Takes in this node's own counts as of `now`; `changed` is called with the number of each endpoint whose
+    /// figures moved.
+    pub fn count(&mut self, now: Timestamp, loads: &Loads, mut changed: impl FnMut(usize)) {
+        let before = self.counted.replace(now);
+        let keep = Duration::from_secs_f64(self.parameters.trust_seconds);
+        for number in std::mem::take(&mut self.sending) {
+            if let Some(record) = &mut self.records[number]
+                && loads.sent_load(&record.endpoint).is_none()
+            {
+                record.send(before, now, Sent::default(), keep);
+                changed(number);
             }
         }
-        for (endpoint, sent) in &sent {
-            if let Some(record) = self.records.get_mut(endpoint).filter(|record| record.sent != *sent) {
-                record.sent = *sent;
-                changed(endpoint);
+        for (endpoint, load) in loads.sent() {
+            let Some(number) = self.roster.number(&endpoint) else { continue };
+            let Some(record) = &mut self.records[number] else { continue };
+            self.sending.push(number);
+            if record.send(before, now, sent_of(load), keep) {
+                changed(number);
             }
-        }
-        self.history.push_back((now, sent));
-        if self.history.len() > HISTORY {
-            self.history.pop_front();
         }
     }
 
-    /// Merges a report that arrived at `now`; `changed` is called for each endpoint whose figures moved. A report
-    /// of this very node, or an older one than the last, changes nothing.
-    pub fn merge(&mut self, now: Timestamp, report: Arc<Report>, mut changed: impl FnMut(&EndpointId)) {
+    /// Merges a report that arrived at `now`; `changed` is called with the number of each endpoint whose figures
+    /// moved. A report of this very node, or an older one than the last, changes nothing.
+    pub fn merge(&mut self, now: Timestamp, report: Arc<Report>, mut changed: impl FnMut(usize)) {
         let measured = now.before(report.age);
         let before = self.nodes.get(&report.node);
         if report.node == self.here || before.is_some_and(|before| before.measured > measured) {
             return;
         }
         for entry in &report.hosted {
-            let Some(record) = self.records.get_mut(&entry.endpoint) else { continue };
-            if record.node.as_ref() != Some(&report.node) {
+            let Some(number) = self.roster.number(&entry.endpoint) else { continue };
+            let Some(record) = &mut self.records[number] else { continue };
+            if !matches!(&record.host, Host::Elsewhere(node) if *node == report.node) {
                 continue;
             }
             let load = load_of(entry);
             if record.reported.is_none_or(|(_, before)| before != load) {
-                changed(&entry.endpoint);
+                changed(number);
             }
-            record.reported = Some((measured, load));
-            record.sent_then = sent_at(&self.history, measured, &entry.endpoint);
+            record.report(measured, load);
         }
         for entry in &report.sent {
             let is_new =
                 before.is_none_or(|before| find(&before.report.sent, &entry.endpoint) != Some(entry));
-            if is_new && self.records.contains_key(&entry.endpoint) {
-                changed(&entry.endpoint);
+            if is_new && let Some(number) = self.roster.number(&entry.endpoint) {
+                changed(number);
             }
         }
         let opens_per_second = f64::from(report.opens_per_second);
         self.nodes.insert(report.node.clone(), NodeRecord { measured, opens_per_second, report });
     }
 
-    /// Forgets figures that are so old that nothing is left of them.
+    /// Forgets nodes that were silent for so long that nothing of their figures is left.
     pub fn expire(&mut self, now: Timestamp) {
-        let limit =
-            Duration::from_secs_f64(self.parameters.trust_seconds + 20.0 * self.parameters.shrink_seconds);
+        let limit = self.parameters.limit();
         self.nodes.retain(|_, node| now.since(node.measured) < limit);
-        for record in self.records.values_mut() {
-            record.reported = record.reported.filter(|(measured, _)| now.since(*measured) < limit);
-        }
     }
 
     /// The nodes that reported, with the age of their last report and their own opened connections per second.
@@ -217,123 +277,130 @@ impl View {
 
     /// What is known of one endpoint, before anything stale is shrunk.
     pub fn figures(&self, now: Timestamp, loads: &Loads, endpoint: &EndpointId) -> Figures {
-        self.figures_of(now, loads, endpoint, self.records.get(endpoint))
+        let Some(record) = self.record(endpoint) else {
+            let (load, age) = (Load::default(), Duration::MAX);
+            return Figures { load, sent: 0.0, origin: Origin::Nobody, age };
+        };
+        let (load, measured) = self.total(now, loads, record);
+        let origin = match &record.host {
+            Host::Nobody => {
+                let reports = |node: &&NodeRecord| find(&node.report.sent, endpoint).is_some();
+                Origin::Senders(self.nodes.values().filter(reports).count())
+            }
+            _ if measured.is_none() => Origin::Nobody,
+            Host::Here => Origin::Here,
+            Host::Elsewhere(node) => Origin::Host(node.clone()),
+        };
+        let age = measured.map_or(Duration::MAX, |at| now.since(at));
+        Figures { load, sent: record.sent.open, origin, age }
     }
 
-    fn figures_of(
-        &self,
-        now: Timestamp,
-        loads: &Loads,
-        endpoint: &EndpointId,
-        record: Option<&Record>,
-    ) -> Figures {
-        let sent = record.map(|record| record.sent).unwrap_or_default();
-        let Some((record, node)) = record.and_then(|record| record.node.as_ref().map(|node| (record, node)))
-        else {
-            return self.sum_of_senders(now, loads, endpoint, sent);
+    fn record(&self, endpoint: &EndpointId) -> Option<&Record> {
+        self.records[self.roster.number(endpoint)?].as_ref()
+    }
+
+    /// An endpoint's load over all nodes, and when the oldest part of it was measured; where nobody did it is what
+    /// this node has there itself.
+    fn total(&self, now: Timestamp, loads: &Loads, record: &Record) -> (Load, Option<Timestamp>) {
+        let measured = match &record.host {
+            Host::Nobody => Some(self.sum_of_senders(now, loads, record)),
+            Host::Here => loads.hosted_load(&record.endpoint).copied().zip(loads.updated()),
+            Host::Elsewhere(_) => {
+                let believed = |(at, _): &(Timestamp, Load)| now.since(*at) < self.parameters.limit();
+                let reported = record.reported.filter(believed);
+                reported.map(|(at, load)| (carry(load, record.sent_then, record.sent), at))
+            }
         };
-        let measured = if *node == self.here {
-            let counted = loads.hosted_load(endpoint).zip(loads.updated());
-            counted.map(|(load, at)| (Origin::Here, at, *load))
-        } else {
-            let carried = |(at, load)| (Origin::Host(node.clone()), at, carry(load, record.sent_then, sent));
-            record.reported.map(carried)
-        };
-        let Some((origin, at, load)) = measured else {
-            let load = Load { open: sent.open, young: sent.young, ..Load::default() };
-            return Figures { load, sent: sent.open, origin: Origin::Nobody, age: Duration::MAX };
-        };
-        Figures { load, sent: sent.open, origin, age: now.since(at) }
+        match measured {
+            Some((load, at)) => (load, Some(at)),
+            None => (Load { open: record.sent.open, young: record.sent.young, ..Load::default() }, None),
+        }
     }
 
     /// The group's rows, aligned with `members`: merged, stale figures shrunk towards the fair split.
     pub fn rows(&self, now: Timestamp, loads: &Loads, members: &[Member], rows: &mut Vec<Row>) {
         rows.clear();
-        let mut fair = Vec::with_capacity(members.len());
-        policy::nominal_capacities(members.iter().map(|member| member.capacity), &mut fair);
-        let mut others: Vec<Others> = Vec::with_capacity(members.len());
-        for member in members {
-            let record = self.records.get(&member.endpoint);
-            let figures = self.figures_of(now, loads, &member.endpoint, record);
-            let sent = record.map(|record| record.sent).unwrap_or_default();
-            let kappa = match figures.origin {
-                // Each sender's part has an age of its own.
-                Origin::Senders(_) => 1.0,
-                _ => self.kappa(figures.age),
-            };
-            others.push(Others::new(&figures, sent, kappa));
-        }
-        self.shrink_senders(now, members, &fair, &mut others);
-        shrink(&mut others, &fair);
-        for (member, other) in members.iter().zip(&others) {
-            let open = other.load.open.max(0.0) + other.own.open;
-            rows.push(Row {
+        let mut is_stale = false;
+        rows.extend(members.iter().map(|member| {
+            let record = self.records[member.number].as_ref().expect("who is in a list is known");
+            let (load, measured) = self.total(now, loads, record);
+            let age = measured.map_or(f64::INFINITY, |at| now.seconds_since(at));
+            is_stale |= age > self.parameters.trust_seconds;
+            Row {
                 endpoint: member.endpoint,
                 capacity: member.capacity,
                 trusted: false,
-                open,
-                young: (other.load.young.max(0.0) + other.own.young).min(open),
-                middle: other.load.middle.max(0.0),
-                opens_per_second: other.load.opens_per_second,
-                failures_per_second: other.load.failures_per_second,
-                cpu: other.load.cpu,
-                pressure: other.load.pressure,
-                age: other.age,
+                load: Load { young: load.young.min(load.open), ..load },
+                age,
                 seconds_eligible: member.eligible.map_or(f64::INFINITY, |since| now.seconds_since(since)),
-            });
-        }
-    }
-
-    /// How much of a figure's deviation from the fair split is left.
-    fn kappa(&self, age: Duration) -> f64 {
-        let seconds = age.as_secs_f64();
-        if seconds <= self.parameters.trust_seconds {
-            1.0
-        } else if age == Duration::MAX {
-            0.0
-        } else {
-            libm::exp(-(seconds - self.parameters.trust_seconds) / self.parameters.shrink_seconds)
-        }
-    }
-
-    /// What each silent node sent to the endpoints that no agent hosts loses its own deviation from the fair split:
-    /// one node that went must not blur what all the others see.
-    fn shrink_senders(&self, now: Timestamp, members: &[Member], fair: &[f64], others: &mut [Others]) {
-        let is_hosted =
-            |member: &Member| self.records.get(&member.endpoint).is_some_and(|r| r.node.is_some());
-        let summed: Vec<usize> = (0..members.len()).filter(|&i| !is_hosted(&members[i])).collect();
-        let all: f64 = summed.iter().map(|&i| fair[i]).sum();
-        for node in self.nodes.values() {
-            let lost = 1.0 - self.kappa(now.since(node.measured));
-            if lost <= 0.0 || summed.is_empty() {
-                continue;
             }
-            let part = |&i: &usize| find(&node.report.sent, &members[i].endpoint).map(load_of);
-            let mut parts: Vec<Load> = summed.iter().map(|i| part(i).unwrap_or_default()).collect();
-            for figure in FIGURES {
-                let sum: f64 = parts.iter_mut().map(|part| *figure(part)).sum();
-                for (&i, part) in summed.iter().zip(&mut parts) {
-                    *figure(&mut others[i].load) += lost * (sum * fair[i] / all - *figure(part));
-                }
-            }
+        }));
+        if is_stale {
+            self.shrink(now, members, rows);
         }
     }
 
-    fn sum_of_senders(&self, now: Timestamp, loads: &Loads, endpoint: &EndpointId, sent: Sent) -> Figures {
-        let own = loads.sent_load(endpoint).copied().unwrap_or_default();
-        let mut load = Load { open: sent.open, young: sent.young, middle: sent.middle, ..own };
-        let mut age = Duration::ZERO;
-        let mut senders = 0;
+    /// What all nodes report to have sent to an endpoint that no agent hosts.
+    fn sum_of_senders(&self, now: Timestamp, loads: &Loads, record: &Record) -> (Load, Timestamp) {
+        let own = loads.sent_load(&record.endpoint).copied().unwrap_or_default();
+        let Sent { open, young, middle } = record.sent;
+        let mut load = Load { open, young, middle, ..own };
+        let mut oldest = now;
         for node in self.nodes.values() {
-            let Some(entry) = find(&node.report.sent, endpoint) else { continue };
+            let Some(entry) = find(&node.report.sent, &record.endpoint) else { continue };
             let mut part = load_of(entry);
             for figure in FIGURES {
                 *figure(&mut load) += *figure(&mut part);
             }
-            age = age.max(now.since(node.measured));
-            senders += 1;
+            oldest = oldest.min(node.measured);
         }
-        Figures { load, sent: sent.open, origin: Origin::Senders(senders), age }
+        (load, oldest)
+    }
+}
+
+impl Record {
+    /// Takes in what its host reports, as of `measured`.
+    fn report(&mut self, measured: Timestamp, load: Load) {
+        self.reported = Some((measured, load));
+        self.sent_then = self.sent_at(measured);
+    }
+
+    /// Takes in this node's own connections as counted `now`, after a count at `before`; whether they are others
+    /// than at that one. What is older than `keep` is forgotten: reports that are older are not believed.
+    fn send(&mut self, before: Option<Timestamp>, now: Timestamp, sent: Sent, keep: Duration) -> bool {
+        if sent == self.sent {
+            return false;
+        }
+        if let Some(before) = before
+            && self.changes.back().is_none_or(|(at, _)| *at < before)
+        {
+            self.changes.push_back((before, self.sent));
+        }
+        self.changes.push_back((now, sent));
+        self.sent = sent;
+        while self.changes.get(1).is_some_and(|(at, _)| now.since(*at) > keep) {
+            self.changes.pop_front();
+        }
+        true
+    }
+
+    /// This node's own connections at `then`, between the two counts around it.
+    fn sent_at(&self, then: Timestamp) -> Sent {
+        let after = self.changes.partition_point(|(at, _)| *at <= then);
+        let before = after.checked_sub(1).map(|before| self.changes[before]);
+        match (before, self.changes.get(after)) {
+            (Some((from, a)), Some((to, b))) => {
+                let part = then.seconds_since(from) / to.seconds_since(from).max(1e-9);
+                let between = |a: f64, b: f64| a + part * (b - a);
+                Sent {
+                    open: between(a.open, b.open),
+                    young: between(a.young, b.young),
+                    middle: between(a.middle, b.middle),
+                }
+            }
+            (Some((_, sent)), None) | (None, Some(&(_, sent))) => sent,
+            (None, None) => self.sent,
+        }
     }
 }
 
@@ -342,6 +409,8 @@ impl View {
 pub struct Member {
     /// Which endpoint.
     pub endpoint: EndpointId,
+    /// The view's number of it.
+    pub number: usize,
     /// Its nominal capacity.
     pub capacity: Option<f64>,
     /// Since when it may get connections; `None`: since before this agent started.
@@ -356,79 +425,6 @@ const FIGURES: [fn(&mut Load) -> &mut f64; 5] = [
     |load| &mut load.opens_per_second,
     |load| &mut load.failures_per_second,
 ];
-
-/// What the others hold at one endpoint, and what this node holds.
-struct Others {
-    load: Load,
-    own: Sent,
-    kappa: f64,
-    /// Seconds; infinity where there are no figures.
-    age: f64,
-}
-
-impl Others {
-    fn new(figures: &Figures, sent: Sent, kappa: f64) -> Others {
-        // Where this node hosts the endpoint its count is live and whole: nothing of it is anybody else's.
-        let own = if figures.origin == Origin::Here { Sent::default() } else { sent };
-        let mut load = figures.load;
-        load.open -= own.open;
-        load.young -= own.young;
-        let age = if figures.age == Duration::MAX { f64::INFINITY } else { figures.age.as_secs_f64() };
-        Others { load, own, kappa, age }
-    }
-}
-
-/// `x_e <- kappa x_e + (1 - kappa) X c_e / sum c` for the figures of others, where `X` is the sum of `x` before.
-fn shrink(others: &mut [Others], fair: &[f64]) {
-    if others.iter().all(|other| other.kappa >= 1.0) {
-        return;
-    }
-    // An endpoint nobody ever reported has no figures: it gets the level of those that have.
-    let known: f64 =
-        others.iter().zip(fair).filter(|(other, _)| other.kappa > 0.0).map(|(_, fair)| fair).sum();
-    if known <= 0.0 {
-        return;
-    }
-    for figure in FIGURES {
-        let sum: f64 = others
-            .iter_mut()
-            .filter(|other| other.kappa > 0.0)
-            .map(|other| figure(&mut other.load).max(0.0))
-            .sum();
-        for (other, fair) in others.iter_mut().zip(fair) {
-            let split = sum * fair / known;
-            let value = figure(&mut other.load);
-            *value = other.kappa * value.max(0.0) + (1.0 - other.kappa) * split;
-        }
-    }
-    shrink_optional(others, fair, |load| &mut load.cpu, true);
-    shrink_optional(others, fair, |load| &mut load.pressure, false);
-}
-
-/// The same for figures that may be missing: missing ones stay missing. CPU tends to the split by capacity,
-/// pressure to the mean.
-fn shrink_optional(
-    others: &mut [Others],
-    fair: &[f64],
-    figure: fn(&mut Load) -> &mut Option<f64>,
-    by_capacity: bool,
-) {
-    let (mut sum, mut capacity, mut known) = (0.0, 0.0, 0.0);
-    for (other, fair) in others.iter_mut().zip(fair) {
-        if let Some(value) = *figure(&mut other.load) {
-            sum += value;
-            capacity += fair;
-            known += 1.0;
-        }
-    }
-    for (other, fair) in others.iter_mut().zip(fair) {
-        let kappa = other.kappa;
-        if let Some(value) = figure(&mut other.load) {
-            let split = if by_capacity { sum * fair / capacity } else { sum / known };
-            *value = kappa * *value + (1.0 - kappa) * split;
-        }
-    }
-}
 
 /// The host's total carried forward by what this node changed since: `oth = n(report) - own(then)`, `n = oth +
 /// own(now)`.
@@ -459,33 +455,6 @@ fn load_of(entry: &EndpointReport) -> Load {
 
 fn sent_of(load: &Load) -> Sent {
     Sent { open: load.open, young: load.young, middle: load.middle }
-}
-
-/// This node's own connections to `endpoint` at `then`, between the two counts around it.
-fn sent_at(
-    history: &VecDeque<(Timestamp, Vec<(EndpointId, Sent)>)>,
-    then: Timestamp,
-    endpoint: &EndpointId,
-) -> Sent {
-    let find = |(_, sent): &(Timestamp, Vec<(EndpointId, Sent)>)| {
-        sent.binary_search_by_key(endpoint, |(id, _)| *id).map_or(Sent::default(), |i| sent[i].1)
-    };
-    let after = history.partition_point(|(at, _)| *at <= then);
-    match (after.checked_sub(1).and_then(|i| history.get(i)), history.get(after)) {
-        (Some(before), Some(next)) => {
-            let (a, b) = (find(before), find(next));
-            let part = then.seconds_since(before.0) / next.0.seconds_since(before.0).max(1e-9);
-            let between = |a: f64, b: f64| a + part * (b - a);
-            Sent {
-                open: between(a.open, b.open),
-                young: between(a.young, b.young),
-                middle: between(a.middle, b.middle),
-            }
-        }
-        (Some(before), None) => find(before),
-        (None, Some(next)) => find(next),
-        (None, None) => Sent::default(),
-    }
 }
 
 #[cfg(test)]

@@ -85,26 +85,26 @@ impl Waterline {
         let slow_start = group.slow_start.as_secs_f64();
         self.vessels.clear();
         for ((row, past), nominal) in rows.iter().zip(self.memory.values_mut()).zip(&self.nominal) {
-            if let Some(cpu) = row.cpu.and_then(figure) {
-                let pressure = row.pressure.and_then(figure).map(|pressure| pressure.min(1.0));
+            if let Some(cpu) = row.load.cpu.and_then(figure) {
+                let pressure = row.load.pressure.and_then(figure).map(|pressure| pressure.min(1.0));
                 let usage = Usage { cpu, pressure, nominal: *nominal, trusted: row.trusted };
                 past.capacity = capacity::follow(&self.parameters, past.capacity, usage, gain);
             }
             self.vessels.push(Vessel {
                 capacity: if load { past.capacity } else { *nominal },
                 prior: past.share,
-                cpu_guessed: row.cpu.and_then(figure).is_none(),
+                cpu_guessed: row.load.cpu.and_then(figure).is_none(),
                 slow_start: (row.seconds_eligible < slow_start)
                     .then(|| figure(row.seconds_eligible).unwrap_or(0.0) / slow_start),
                 ..Vessel::default()
             });
         }
         let vessels = &mut self.vessels;
-        complete(rows, vessels, |row| figure(row.open), |v| &mut v.open);
-        complete(rows, vessels, |row| figure(row.young), |v| &mut v.young);
-        complete(rows, vessels, |row| figure(row.opens_per_second), |v| &mut v.opens);
+        complete(rows, vessels, |row| figure(row.load.open), |v| &mut v.open);
+        complete(rows, vessels, |row| figure(row.load.young), |v| &mut v.young);
+        complete(rows, vessels, |row| figure(row.load.opens_per_second), |v| &mut v.opens);
         if load {
-            complete(rows, vessels, |row| row.cpu.and_then(figure), |v| &mut v.cpu);
+            complete(rows, vessels, |row| row.load.cpu.and_then(figure), |v| &mut v.cpu);
         }
         for vessel in vessels {
             vessel.young = vessel.young.min(vessel.open);
@@ -144,7 +144,7 @@ impl Policy for Waterline {
         shares.clear();
         let rows = group.rows;
         let elapsed = figure(group.elapsed).unwrap_or(0.0);
-        let load = rows.iter().any(|row| row.cpu.and_then(figure).is_some());
+        let load = rows.iter().any(|row| row.load.cpu.and_then(figure).is_some());
         nominal_capacities(rows.iter().map(|row| row.capacity), &mut self.nominal);
         self.remember(rows, load);
         if rows.is_empty() {
@@ -156,7 +156,7 @@ impl Policy for Waterline {
         for (row, vessel) in rows.iter().zip(&self.vessels) {
             ages.open += vessel.open;
             ages.young += vessel.young;
-            ages.middle += figure(row.middle).unwrap_or(0.0).min(vessel.open - vessel.young);
+            ages.middle += figure(row.load.middle).unwrap_or(0.0).min(vessel.open - vessel.young);
         }
         let horizon = figure(group.horizon).unwrap_or(0.0).max(0.1);
         self.survival.observe(ages, horizon, elapsed);

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::capacity::{follow, from_pressure};
 use super::fill::Flow;
 use super::*;
+use crate::load::Load;
 use crate::policy::tests::{group, row};
 
 const DEFAULTS: Situation =
@@ -294,11 +295,14 @@ fn a_common_overload_moves_little() {
     let rows: Vec<Row> = (0..6)
         .map(|i| Row {
             capacity: Some(2.0),
-            open: 40.0,
-            young: 40.0,
-            opens_per_second: 20.0,
-            cpu: Some(1.0 + 0.1 * i as f64),
-            pressure: Some(0.95),
+            load: Load {
+                open: 40.0,
+                young: 40.0,
+                opens_per_second: 20.0,
+                cpu: Some(1.0 + 0.1 * i as f64),
+                pressure: Some(0.95),
+                ..Load::default()
+            },
             ..row(i)
         })
         .collect();
@@ -308,7 +312,7 @@ fn a_common_overload_moves_little() {
         policy.decide(&group(&rows), &mut shares);
     }
     for (row, share) in rows.iter().zip(&shares) {
-        assert!((share.capacity / row.cpu.unwrap() - 1.0).abs() < 0.06, "{share:?}");
+        assert!((share.capacity / row.load.cpu.unwrap() - 1.0).abs() < 0.06, "{share:?}");
         assert!((share.share * 6.0 - 1.0).abs() < 0.35, "{share:?}");
     }
 }
@@ -327,7 +331,9 @@ fn survival_is_learnt_from_ages() {
 
 #[test]
 fn endpoints_that_leave_do_not_look_like_connections_that_end() {
-    let rows: Vec<Row> = (0..4).map(|i| Row { open: 100.0, opens_per_second: 1.0, ..row(i) }).collect();
+    let rows: Vec<Row> = (0..4)
+        .map(|i| Row { load: Load { open: 100.0, opens_per_second: 1.0, ..Load::default() }, ..row(i) })
+        .collect();
     let mut policy = Waterline::new(&Parameters::default());
     let mut shares = vec![];
     for _ in 0..20 {
@@ -343,7 +349,7 @@ fn endpoints_that_leave_do_not_look_like_connections_that_end() {
 fn memory_follows_identity() {
     let mut rows: Vec<Row> = (0..3).map(|i| Row { capacity: Some(2.0), ..row(2 * i) }).collect();
     for (row, cpu) in rows.iter_mut().zip([0.2, 1.0, 0.2]) {
-        (row.cpu, row.pressure) = (Some(cpu), Some(0.9));
+        (row.load.cpu, row.load.pressure) = (Some(cpu), Some(0.9));
     }
     let mut policy = Waterline::new(&Parameters::default());
     let mut shares = vec![];
@@ -359,9 +365,13 @@ fn memory_follows_identity() {
 
 #[test]
 fn an_endpoint_without_readings_is_as_loaded_as_the_group() {
-    let mut rows: Vec<Row> =
-        (0..4).map(|i| Row { cpu: Some(0.5), pressure: Some(0.1), open: 5.0, ..row(i) }).collect();
-    (rows[2].cpu, rows[2].pressure) = (None, Some(f64::NAN));
+    let mut rows: Vec<Row> = (0..4)
+        .map(|i| Row {
+            load: Load { cpu: Some(0.5), pressure: Some(0.1), open: 5.0, ..Load::default() },
+            ..row(i)
+        })
+        .collect();
+    (rows[2].load.cpu, rows[2].load.pressure) = (None, Some(f64::NAN));
     let mut shares = vec![];
     Waterline::new(&Parameters::default()).decide(&group(&rows), &mut shares);
     assert!(shares.iter().all(|s| (s.share - 0.25).abs() < 0.02), "{shares:?}");
@@ -369,9 +379,13 @@ fn an_endpoint_without_readings_is_as_loaded_as_the_group() {
 
 #[test]
 fn a_slow_start_eases_in() {
-    let mut rows: Vec<Row> =
-        (0..4).map(|i| Row { open: 100.0, young: 10.0, opens_per_second: 50.0, ..row(i) }).collect();
-    (rows[3].open, rows[3].young) = (0.0, 0.0);
+    let mut rows: Vec<Row> = (0..4)
+        .map(|i| Row {
+            load: Load { open: 100.0, young: 10.0, opens_per_second: 50.0, ..Load::default() },
+            ..row(i)
+        })
+        .collect();
+    (rows[3].load.open, rows[3].load.young) = (0.0, 0.0);
     let mut shares = vec![];
     for (age, most) in [(0.0, 0.1), (5.0, 0.1 + 0.45 + 0.5)] {
         rows[3].seconds_eligible = age;
@@ -394,10 +408,11 @@ fn an_endpoint_without_readings_does_not_keep_the_flow_it_has() {
     for _ in 0..200 {
         for (row, part) in rows.iter_mut().zip(flow) {
             // Short requests: CPU follows the flow at once.
-            (row.opens_per_second, row.open, row.young) = (300.0 * part, 3.0 * part, 3.0 * part);
-            (row.cpu, row.pressure) = (Some(1.5 * part), Some(0.0));
+            (row.load.opens_per_second, row.load.open, row.load.young) =
+                (300.0 * part, 3.0 * part, 3.0 * part);
+            (row.load.cpu, row.load.pressure) = (Some(1.5 * part), Some(0.0));
         }
-        (rows[0].cpu, rows[0].pressure) = (None, None);
+        (rows[0].load.cpu, rows[0].load.pressure) = (None, None);
         policy.decide(&group(&rows), &mut shares);
         flow = [shares[0].share, shares[1].share, shares[2].share];
     }

@@ -1,10 +1,9 @@
 //! What should be in the dataplane: for each Service its keys and the weight of each endpoint.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::order::{self, MAX_ENDPOINTS};
-use crate::service::{EndpointId, Key, Mode, Place, Protocol, Service, ServiceId, TrafficPolicy};
+use crate::service::{EndpointId, Key, Mode, Place, Protocol, Service, TrafficPolicy};
 
 /// The weight of a sole endpoint; shares are quantised to `1 / FULL_WEIGHT`.
 pub const FULL_WEIGHT: u32 = 4096;
@@ -67,9 +66,6 @@ pub struct ServiceTable {
     /// Those of them (or their own fall-back) on this node, sorted by endpoint.
     pub local: Vec<Weighted>,
 }
-
-/// What the dataplane holds for every Service.
-pub type Table = BTreeMap<ServiceId, ServiceTable>;
 
 /// Why a key is left to the proxy below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::plan::{self, Change};
 use crate::policy::Limit;
 use crate::service::{EndpointId, Key, Service};
 use crate::table::{self, Left, ServiceTable};
@@ -26,6 +27,10 @@ pub(super) struct Balanced {
     pub(super) keys_due: bool,
     /// How many ticks it was passed over since it was decided.
     pub(super) rested: u32,
+    /// What the dataplane holds once the plan under way is carried out.
+    pub(super) table: Option<ServiceTable>,
+    /// Whether that may have to change.
+    pub(super) changed: bool,
 }
 
 impl Balanced {
@@ -41,6 +46,8 @@ impl Balanced {
             due: false,
             keys_due: true,
             rested: 0,
+            table: None,
+            changed: false,
         }
     }
 
@@ -109,7 +116,16 @@ impl Balanced {
         }
     }
 
-    pub(super) fn table(&self) -> ServiceTable {
+    /// What leads from what the dataplane holds to what was decided; it counts as done then.
+    pub(super) fn change(&mut self) -> Option<Change> {
+        self.changed = false;
+        let wanted = self.wanted();
+        let change = plan::change(&self.service.id, self.table.as_ref(), &wanted);
+        self.table = Some(wanted);
+        change
+    }
+
+    fn wanted(&self) -> ServiceTable {
         // Without a key nobody chooses from the lists, and a list that no dataplane can hold is without keys.
         let list = |list: Option<&List>| {
             list.filter(|_| !self.keys.is_empty()).map(|list| list.installed().to_vec()).unwrap_or_default()

@@ -14,13 +14,12 @@ use std::time::Duration;
 use crate::eligible;
 use crate::guard;
 use crate::load::{Counts, Filter, Loads, Sample};
-use crate::plan::{self, Change, Plan};
+use crate::plan::{Change, Plan};
 use crate::policy;
 use crate::report::{self, Report};
 use crate::service::{
     Endpoint, EndpointId, Here, NodeName, PolicyKind, Service, ServiceChange, ServiceId, TrafficPolicy,
 };
-use crate::table::Table;
 use crate::time::Timestamp;
 use crate::view::{self, View};
 
@@ -117,12 +116,12 @@ pub struct Balancer {
     tick_at: Timestamp,
     renew_at: Timestamp,
     apply_at: Timestamp,
-    /// What the dataplane holds once the plan under way is carried out.
-    table: Table,
-    /// The Services whose part of it may have to change.
-    changed: BTreeSet<ServiceId>,
-    /// What the next plan brings beside that.
+    /// The numbers of the Services of which the dataplane may have to hold something else.
+    changed: Vec<usize>,
+    /// What else the next plan brings.
     next: Plan,
+    /// The Services that the dataplane holds and that are gone.
+    gone: BTreeSet<ServiceId>,
     /// What the plan under way releases, while there is one.
     under_way: Option<BTreeSet<EndpointId>>,
     /// Whether the next plan must begin from nothing.
@@ -150,9 +149,9 @@ impl Balancer {
             tick_at: Timestamp::ZERO,
             renew_at: Timestamp::NEVER,
             apply_at: Timestamp::ZERO,
-            table: Table::default(),
-            changed: BTreeSet::new(),
+            changed: Vec::new(),
             next: Plan::default(),
+            gone: BTreeSet::new(),
             under_way: None,
             fresh: true,
         }
@@ -232,6 +231,8 @@ impl Balancer {
         for endpoint in &service.endpoints {
             self.take_up(endpoint, number);
         }
+        // If the dataplane still holds one of this name, this one replaces it.
+        self.gone.remove(&service.id);
         let balanced = self.services.at_mut(number).expect("it was there or was inserted");
         balanced.service = service.clone();
         if before.as_ref().is_some_and(|before| before.policy.unwrap_or(self.parameters.policy) != kind) {
@@ -252,7 +253,7 @@ impl Balancer {
         for id in self.claims.change(&service.id, before.as_deref(), Some(service)) {
             self.keys_due(&id);
         }
-        self.changed.insert(service.id.clone());
+        self.changed(number);
     }
 
     /// Takes note that a Service has an endpoint.
@@ -287,7 +288,18 @@ impl Balancer {
             self.keys_due(&id);
         }
         self.retire(number, &balanced.service, None);
-        self.changed.insert(id.clone());
+        if balanced.table.is_some() {
+            self.gone.insert(id.clone());
+        }
+    }
+
+    /// The dataplane may have to hold something else for a Service.
+    fn changed(&mut self, number: usize) {
+        if let Some(balanced) = self.services.at_mut(number)
+            && !std::mem::replace(&mut balanced.changed, true)
+        {
+            self.changed.push(number);
+        }
     }
 
     /// Decides a Service soon, and which of its keys it has.
@@ -392,8 +404,9 @@ impl Balancer {
             // The number may be another Service's by now.
             if let Some(balanced) = self.services.at_mut(number).filter(|balanced| balanced.due)
                 && balanced.decide(&setting, commands)
+                && !std::mem::replace(&mut balanced.changed, true)
             {
-                self.changed.insert(balanced.service.id.clone());
+                self.changed.push(number);
             }
         }
     }
@@ -405,8 +418,13 @@ impl Balancer {
         }
         let mut plan = std::mem::take(&mut self.next);
         if self.fresh {
-            self.table.clear();
-            self.changed = self.services.ids().cloned().collect();
+            self.gone.clear();
+            self.changed.clear();
+            for (number, balanced) in self.services.iter_mut() {
+                balanced.table = None;
+                balanced.changed = true;
+                self.changed.push(number);
+            }
             let all = || self.view.endpoints();
             plan = Plan {
                 fresh: true,
@@ -433,17 +451,15 @@ impl Balancer {
         commands.push(Command::Apply(plan));
     }
 
-    /// What leads from the table to what was decided; the table is that then.
+    /// What leads from what the dataplane holds to what was decided; what goes makes room for what comes.
     fn changes(&mut self) -> Vec<Change> {
-        let mut changes = Vec::new();
-        for id in std::mem::take(&mut self.changed) {
-            let wanted = self.services.get(&id).map(Balanced::table);
-            changes.extend(plan::change(&id, self.table.get(&id), wanted.as_ref()));
-        }
-        // What goes makes room for what comes.
-        changes.sort_by_key(|change| !matches!(change, Change::Remove(_)));
-        for change in &changes {
-            plan::apply(&mut self.table, change);
+        let mut changes: Vec<Change> =
+            std::mem::take(&mut self.gone).into_iter().map(Change::Remove).collect();
+        for number in self.changed.drain(..) {
+            // The number may be another Service's by now.
+            if let Some(balanced) = self.services.at_mut(number).filter(|balanced| balanced.changed) {
+                changes.extend(balanced.change());
+            }
         }
         changes
     }

@@ -61,6 +61,23 @@ impl Tally {
     }
 }
 
+/// The time since the last decision, the same for a whole group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lapse {
+    /// In seconds.
+    elapsed: f64,
+    /// The horizon, in seconds.
+    horizon: f64,
+    /// What a filter with a time constant of half a horizon keeps of its value.
+    kept: f64,
+}
+
+impl Lapse {
+    pub(super) fn new(elapsed: f64, horizon: f64) -> Lapse {
+        Lapse { elapsed, horizon, kept: libm::exp(-2.0 * elapsed / horizon) }
+    }
+}
+
 /// What is known for and against one endpoint.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Evidence {
@@ -106,16 +123,16 @@ impl Evidence {
         if self.attempts > 0.0 { self.failures / self.attempts } else { 0.0 }
     }
 
-    /// Takes note of `elapsed` seconds. `judged` is false while the endpoint is known to fail: its own past is not
-    /// to learn from that.
-    pub(super) fn observe(&mut self, signs: Signs, peers: Peers, horizon: f64, elapsed: f64, judged: bool) {
-        let late = 1.0 - libm::exp(-2.0 * elapsed / horizon);
-        self.opens += late * (signs.opens - self.opens);
-        self.meant += late * (signs.opens.max(signs.meant) - self.meant);
+    /// Takes note of some time. `judged` is false while the endpoint is known to fail: its own past is not to learn
+    /// from that.
+    pub(super) fn observe(&mut self, signs: Signs, peers: Peers, lapse: Lapse, judged: bool) {
+        let Lapse { elapsed, horizon, kept } = lapse;
+        self.opens += (1.0 - kept) * (signs.opens - self.opens);
+        self.meant += (1.0 - kept) * (signs.opens.max(signs.meant) - self.meant);
         let stayed = signs.young / horizon * elapsed;
         let opened = self.opens * elapsed;
 
-        let keep = libm::exp(-4.0 * elapsed / horizon);
+        let keep = kept * kept;
         self.recent.opened = keep * self.recent.opened + (1.0 - keep) * self.meant * horizon;
         self.recent.stayed = keep * self.recent.stayed + (1.0 - keep) * signs.young;
 

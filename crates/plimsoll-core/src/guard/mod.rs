@@ -15,7 +15,7 @@ pub use install::install;
 pub use parameters::Parameters;
 
 use crate::policy::{Group, Limit, Line, Memory, Row, Share, ease_in, figure, pour};
-use evidence::{Evidence, Peers, Signs};
+use evidence::{Evidence, Lapse, Peers, Signs};
 
 #[cfg(test)]
 mod tests;
@@ -115,6 +115,7 @@ impl Guard {
     fn observe(&mut self, group: &Group<'_>, shares: &[Share]) {
         let elapsed = figure(group.elapsed).unwrap_or(0.0);
         let horizon = figure(group.horizon).unwrap_or(0.0).max(0.1);
+        let lapse = Lapse::new(elapsed, horizon);
         let rate: f64 = group.rows.iter().filter_map(|row| figure(row.load.opens_per_second)).sum();
         for ((row, watch), share) in group.rows.iter().zip(self.memory.values_mut()).zip(shares) {
             // What was meant to go there, but no more than its target: nobody must prove itself by an excess.
@@ -123,7 +124,7 @@ impl Guard {
             watch.since += elapsed;
             // Old figures mix two times: how many others opened then, and how many of ours are open now.
             if row.age <= STALE_AFTER_DELAYS * group.delay {
-                watch.evidence.observe(Signs::of(row, meant), self.peers, horizon, elapsed, judged);
+                watch.evidence.observe(Signs::of(row, meant), self.peers, lapse, judged);
             }
         }
         self.compare(group.rows);

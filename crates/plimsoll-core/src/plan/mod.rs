@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::service::{EndpointId, ServiceId};
-use crate::table::{ServiceTable, Table};
+use crate::table::ServiceTable;
 
 /// One change of one Service.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,37 +73,17 @@ fn turn(from: &mut BTreeSet<EndpointId>, to: &mut BTreeSet<EndpointId>, endpoint
     }
 }
 
-/// What leads one Service from `present` to `wanted`, if they differ; `None` stands for no Service.
-pub fn change(
-    id: &ServiceId,
-    present: Option<&ServiceTable>,
-    wanted: Option<&ServiceTable>,
-) -> Option<Change> {
-    match (present, wanted) {
-        (None, None) => None,
-        (Some(_), None) => Some(Change::Remove(id.clone())),
-        (Some(present), Some(wanted)) if present == wanted => None,
-        (Some(present), Some(wanted)) if same_shape(present, wanted) => {
-            Some(Change::Reweight(id.clone(), wanted.clone()))
-        }
-        (_, Some(wanted)) => Some(Change::Replace(id.clone(), wanted.clone())),
+/// What makes of what the dataplane holds for a Service what it should hold, if they differ. `None`: nothing.
+pub fn change(id: &ServiceId, present: Option<&ServiceTable>, wanted: &ServiceTable) -> Option<Change> {
+    match present {
+        Some(present) if present == wanted => None,
+        Some(present) if same_shape(present, wanted) => Some(Change::Reweight(id.clone(), wanted.clone())),
+        _ => Some(Change::Replace(id.clone(), wanted.clone())),
     }
 }
 
 fn same_shape(a: &ServiceTable, b: &ServiceTable) -> bool {
     a.protocol == b.protocol && a.keys == b.keys && a.affinity == b.affinity
-}
-
-/// Does to `table` what a dataplane does with a change.
-pub fn apply(table: &mut Table, change: &Change) {
-    match change {
-        Change::Replace(id, service) | Change::Reweight(id, service) => {
-            table.insert(id.clone(), service.clone());
-        }
-        Change::Remove(id) => {
-            table.remove(id);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -32,32 +32,25 @@ fn any_service() -> impl Strategy<Value = ServiceTable> {
     )
 }
 
-fn any_table() -> impl Strategy<Value = Table> {
-    let id = (0u8..5).prop_map(|i| ServiceId {
-        name: format!("s{i}").into(),
-        port: "".into(),
-        family: Family::V4,
-    });
-    prop::collection::btree_map(id, any_service(), 0..5)
-}
-
-/// The changes of all Services of either table.
-fn changes(present: &Table, wanted: &Table) -> Vec<Change> {
-    let ids: BTreeSet<&ServiceId> = present.keys().chain(wanted.keys()).collect();
-    ids.into_iter().filter_map(|id| change(id, present.get(id), wanted.get(id))).collect()
-}
-
 proptest! {
     #[test]
-    fn changes_applied_give_the_wanted_table(mut table in any_table(), wanted in any_table()) {
-        for change in changes(&table, &wanted) {
-            if let Change::Reweight(id, service) = &change {
-                prop_assert_eq!(&table[id].keys, &service.keys);
+    fn a_change_leads_from_what_is_there_to_what_is_wanted(
+        present in prop::option::of(any_service()),
+        wanted in any_service(),
+    ) {
+        let id = ServiceId { name: "web".into(), port: "".into(), family: Family::V4 };
+        match change(&id, present.as_ref(), &wanted) {
+            None => prop_assert_eq!(present, Some(wanted)),
+            Some(Change::Reweight(_, service)) => {
+                prop_assert_eq!(present.map(|present| present.keys), Some(service.keys.clone()));
+                prop_assert_eq!(service, wanted);
             }
-            apply(&mut table, &change);
+            Some(Change::Replace(_, service)) => {
+                prop_assert!(present.is_none_or(|present| present.keys != service.keys));
+                prop_assert_eq!(service, wanted);
+            }
+            Some(Change::Remove(_)) => prop_assert!(false, "it is wanted"),
         }
-        prop_assert_eq!(&table, &wanted);
-        prop_assert!(changes(&table, &wanted).is_empty());
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! Numbers for the endpoints there are, so that what is kept of each lies in a vector: a look-up per event, none
 //! per decision.
 
+// Its order, which differs from run to run, is never looked at.
+#[allow(clippy::disallowed_types)]
 use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 
 use crate::service::EndpointId;
 
-/// Which endpoint has which number. Numbers are small, and used again.
-///
-/// Hashed with a fixed seed: the numbers follow from the calls alone.
+/// Which endpoint has which number. Numbers are small, and used again; they follow from the calls alone.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::disallowed_types)]
 pub(crate) struct Roster {
     numbers: HashMap<EndpointId, usize, FixedState>,
     free: Vec<usize>,

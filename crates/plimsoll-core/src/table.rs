@@ -5,8 +5,14 @@ use std::time::Duration;
 use crate::order::{self, MAX_ENDPOINTS};
 use crate::service::{EndpointId, Key, Mode, Place, Protocol, Service, TrafficPolicy};
 
-/// The weight of a sole endpoint; shares are quantised to `1 / FULL_WEIGHT`.
-pub const FULL_WEIGHT: u32 = 4096;
+/// The weight that stands for all connections, in a list of so many endpoints: shares are quantised to one part of
+/// it. As fine as the order of choices can tell apart, so that in a long list the least weight is little too.
+pub fn full_weight(endpoints: usize) -> u32 {
+    order::steps(endpoints).map_or(LEAST_FULL_WEIGHT, |steps| steps.max(LEAST_FULL_WEIGHT))
+}
+
+/// Fine enough for any short list.
+const LEAST_FULL_WEIGHT: u32 = 4096;
 
 /// An endpoint and its part of the new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

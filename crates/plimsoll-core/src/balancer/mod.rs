@@ -120,7 +120,7 @@ pub struct Balancer {
     changed: Vec<usize>,
     /// What else the next plan brings.
     next: Plan,
-    /// The Services that the dataplane holds and that are gone.
+    /// Services that the dataplane holds and that went.
     gone: BTreeSet<ServiceId>,
     /// What the plan under way releases, while there is one.
     under_way: Option<BTreeSet<EndpointId>>,
@@ -231,8 +231,6 @@ impl Balancer {
         for endpoint in &service.endpoints {
             self.take_up(endpoint, number);
         }
-        // If the dataplane still holds one of this name, this one replaces it.
-        self.gone.remove(&service.id);
         let balanced = self.services.at_mut(number).expect("it was there or was inserted");
         balanced.service = service.clone();
         if before.as_ref().is_some_and(|before| before.policy.unwrap_or(self.parameters.policy) != kind) {
@@ -453,8 +451,10 @@ impl Balancer {
 
     /// What leads from what the dataplane holds to what was decided; what goes makes room for what comes.
     fn changes(&mut self) -> Vec<Change> {
-        let mut changes: Vec<Change> =
-            std::mem::take(&mut self.gone).into_iter().map(Change::Remove).collect();
+        let gone = std::mem::take(&mut self.gone);
+        // One that came back replaces what is there.
+        let stays_gone = gone.into_iter().filter(|id| self.services.number(id).is_none());
+        let mut changes: Vec<Change> = stays_gone.map(Change::Remove).collect();
         for number in self.changed.drain(..) {
             // The number may be another Service's by now.
             if let Some(balanced) = self.services.at_mut(number).filter(|balanced| balanced.changed) {

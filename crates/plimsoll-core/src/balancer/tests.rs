@@ -1,7 +1,10 @@
 //! The balancer as its callers meet it: events in, commands out.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+
+use proptest::prelude::*;
 
 use super::*;
 use crate::load::Count;
@@ -363,4 +366,107 @@ fn the_first_counts_are_decided_by_at_once() {
     let open: Vec<f64> =
         balancer.explain(at(0.1), &web.id).unwrap().endpoints.iter().map(|endpoint| endpoint.open).collect();
     assert_eq!(open, [7.0, 3.0]);
+}
+
+/// What a dataplane holds that does as it is told, or refuses.
+#[derive(Debug, Default, PartialEq)]
+struct Obedient {
+    services: BTreeMap<ServiceId, crate::table::ServiceTable>,
+    hosted: BTreeSet<EndpointId>,
+    known: BTreeSet<EndpointId>,
+}
+
+impl Obedient {
+    fn apply(&mut self, plan: Plan) {
+        if plan.fresh {
+            *self = Obedient::default();
+        }
+        for change in plan.changes {
+            match change {
+                Change::Replace(id, table) => drop(self.services.insert(id, table)),
+                Change::Reweight(id, table) => {
+                    let present = self.services.insert(id, table.clone()).expect("only what is there");
+                    assert_eq!(present.keys, table.keys);
+                }
+                Change::Remove(id) => drop(self.services.remove(&id).expect("only what is there")),
+            }
+        }
+        let change = |set: &mut BTreeSet<EndpointId>, come: BTreeSet<_>, go: BTreeSet<_>| {
+            assert!(come.is_disjoint(set) && go.is_subset(set), "{come:?} {go:?}");
+            set.retain(|endpoint| !go.contains(endpoint));
+            set.extend(come);
+        };
+        change(&mut self.hosted, plan.host, plan.unhost);
+        change(&mut self.known, plan.know, plan.forget);
+    }
+}
+
+proptest! {
+    /// Whatever comes and goes while plans are under way or refused, the dataplane holds in the end what a balancer
+    /// that learned it all at once would put there.
+    #[test]
+    fn plans_lead_to_what_there_is(
+        steps in prop::collection::vec(
+            (0usize..3, prop::collection::btree_map(1u8..6, prop::bool::ANY, 0..4), 0u8..8),
+            1..30,
+        ),
+    ) {
+        const NAMES: [&str; 3] = ["a", "bb", "ccc"];
+        let (mut balancer, mut dataplane, mut under_way) = (balancer(), Obedient::default(), None);
+        let mut present: BTreeMap<&str, Service> = BTreeMap::new();
+        let mut now = 0.0;
+        let mut tell = |balancer: &mut Balancer, under_way: &mut Option<Plan>, event| {
+            now += 0.3;
+            let new = plans(balancer.on(at(now), event));
+            assert!(new.len() <= 1 && (new.is_empty() || under_way.is_none()));
+            if let Some(plan) = new.into_iter().next() {
+                *under_way = Some(plan);
+            }
+        };
+        for (which, endpoints, dice) in steps {
+            let name = NAMES[which];
+            let event = if endpoints.is_empty() {
+                present.remove(name);
+                ServiceChange::Remove(service(name, &[]).id)
+            } else {
+                // Some endpoints are of several Services, the others move from node to node.
+                let placed = endpoints.iter().map(|(last, here)| match last {
+                    1..4 => (*last, if last % 2 == 0 { "n1" } else { "n2" }),
+                    _ => (10 * (which as u8 + 1) + last, if *here { "n1" } else { "n2" }),
+                });
+                let service = service(name, &placed.collect::<Vec<_>>());
+                present.insert(name, service.clone());
+                ServiceChange::Set(Arc::new(service))
+            };
+            tell(&mut balancer, &mut under_way, Event::Services(event));
+            if dice < 5 && let Some(plan) = under_way.take() {
+                let refused = dice == 0;
+                if !refused {
+                    dataplane.apply(plan);
+                }
+                let outcome = if refused { Err("no".to_owned()) } else { Ok(()) };
+                tell(&mut balancer, &mut under_way, Event::Applied(outcome));
+            }
+        }
+        for _ in 0..10 {
+            match under_way.take() {
+                Some(plan) => {
+                    dataplane.apply(plan);
+                    tell(&mut balancer, &mut under_way, Event::Applied(Ok(())));
+                }
+                None => tell(&mut balancer, &mut under_way, Event::Wake),
+            }
+        }
+        let all = || present.values().flat_map(|service| &service.endpoints);
+        let known: BTreeSet<EndpointId> = all().map(|endpoint| endpoint.id).collect();
+        prop_assert_eq!(&dataplane.known, &known);
+        prop_assert!(dataplane.services.keys().eq(present.values().map(|service| &service.id)));
+        for (id, table) in &dataplane.services {
+            let service = present.values().find(|service| service.id == *id).unwrap();
+            let weighted = table.cluster.iter().map(|weighted| weighted.endpoint);
+            prop_assert!(weighted.eq(service.endpoints.iter().map(|endpoint| endpoint.id)));
+        }
+        let is_here = |endpoint: &&Endpoint| endpoint.node == Some(NodeName::new("n1"));
+        prop_assert_eq!(dataplane.hosted, all().filter(is_here).map(|endpoint| endpoint.id).collect());
+    }
 }

@@ -12,7 +12,7 @@ use crate::load::Load;
 use crate::policy::tests::{KINDS, any_rows, endpoint, group, row, sound};
 use crate::policy::{self, Policy};
 use crate::service::PolicyKind as Kind;
-use crate::table::{FULL_WEIGHT, Weighted};
+use crate::table::{Weighted, full_weight};
 
 /// How connections of the world live.
 #[derive(Clone, Copy)]
@@ -445,8 +445,31 @@ fn small_changes_stay_out_of_the_dataplane() {
     assert_eq!(new.iter().map(|w| w.endpoint).collect::<Vec<_>>(), [1, 2, 4, 5].map(endpoint));
     // 8 % stays, 12 % moves, least is 1, a new endpoint gets its share.
     assert_eq!(weights(&new), [1024, 1147, 1, 1638]);
-    assert_eq!(weights(&install(&[], &rows[..1], &[share(1.0)], 0.1)), [FULL_WEIGHT]);
+    assert_eq!(weights(&install(&[], &rows[..1], &[share(1.0)], 0.1)), [full_weight(1)]);
     assert!(install(&old, &[], &[], 0.1).is_empty());
+}
+
+#[test]
+fn a_thousand_endpoints_can_have_their_floor() {
+    let rows: Vec<Row> = (0..1000).map(row).collect();
+    let fair = |_| Share { share: 0.001, target: 0.001, capacity: 1.0, limit: None };
+    let mut shares: Vec<Share> = (0..1000).map(fair).collect();
+    shares[7].share = 0.02 * 0.001;
+    let weights = weights(&install(&[], &rows, &shares, 0.1));
+    let part = f64::from(weights[7]) / f64::from(weights[8]);
+    assert!(part < 0.04, "{part} of a fair share where two hundredths are meant");
+}
+
+#[test]
+fn a_list_that_needs_finer_weights_gets_them_all_anew() {
+    let shares = |count: u32| {
+        let share = Share { share: 1.0 / f64::from(count), target: 0.1, capacity: 1.0, limit: None };
+        vec![share; count as usize]
+    };
+    let rows: Vec<Row> = (0..100).map(row).collect();
+    let old = install(&[], &rows[..60], &shares(60), 0.1);
+    let weights = weights(&install(&old, &rows, &shares(100), 0.1));
+    assert!(weights.iter().all(|weight| *weight == weights[0]), "{weights:?}");
 }
 
 #[test]

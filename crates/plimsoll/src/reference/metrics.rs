@@ -20,7 +20,11 @@ pub(super) fn page(scrape: &str) -> String {
         | metric | kind | labels | meaning |\n|---|---|---|---|\n"
         .to_owned();
     for metric in metrics(scrape) {
-        let name = if metric.kind == "counter" { format!("{}_total", metric.name) } else { metric.name };
+        let name = match metric.kind.as_str() {
+            "counter" => format!("{}_total", metric.name),
+            "info" => format!("{}_info", metric.name),
+            _ => metric.name,
+        };
         let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         let labels = if labels.is_empty() { "–".into() } else { labels.join(", ") };
         let _ = writeln!(text, "| `{name}` | {} | {labels} | {} |", metric.kind, metric.help);

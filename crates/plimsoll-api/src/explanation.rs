@@ -180,8 +180,8 @@ fn because(endpoint: &EndpointExplanation, level: Option<f64>) -> String {
 
 fn choice(choose: Choose) -> &'static str {
     match choose {
-        Choose::Cluster => "balanced over the cluster's endpoints",
-        Choose::Local => "balanced over this node's endpoints",
+        Choose::Cluster => "connections go to the cluster's endpoints",
+        Choose::Local => "connections go to this node's endpoints",
         Choose::LocalForOutside => "outside clients go to this node's endpoints, others to the cluster's",
     }
 }

@@ -9,8 +9,12 @@ use ratatui::backend::TestBackend;
 
 use super::*;
 
-fn check(model: &Model, expected: &Expect) {
-    let mut terminal = Terminal::new(TestBackend::new(96, 7)).unwrap();
+fn check(model: &Model, width: u16, expected: &Expect) {
+    check_at(model, width, 7, expected);
+}
+
+fn check_at(model: &Model, width: u16, height: u16, expected: &Expect) {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| view::draw(frame, model)).unwrap();
     let buffer = terminal.backend().buffer();
     let lines: Vec<String> = (0..buffer.area.height)
@@ -44,28 +48,73 @@ fn model() -> Model {
 fn the_list_of_services() {
     check(
         &model(),
+        80,
         &expect![[r#"
         plimsoll  n1: 2 Services
-        SERVICE                                         MODE     ENDPOINTS   OPEN     MAX/MEAN HELD BACK
-        shop/web:http/ipv4                              enabled  2/3         40       1.23     0
-        shop/api/ipv4                                   enabled  2/3         40       -        0
+        SERVICE                         MODE     ENDPOINTS   OPEN     MAX/MEAN HELD BACK
+        shop/web:http/ipv4              enabled  2/3         40       1.23     0
+        shop/api/ipv4                   enabled  2/3         40       -        0
 
 
-        up/down choose  Enter endpoints  q quit
+        up/down choose  Enter endpoints  ? help  q quit
+    "#]],
+    );
+    check(
+        &model(),
+        120,
+        &expect![[r#"
+        plimsoll  n1: 2 Services
+        SERVICE                                                                 MODE     ENDPOINTS   OPEN     MAX/MEAN HELD BACK
+        shop/web:http/ipv4                                                      enabled  2/3         40       1.23     0
+        shop/api/ipv4                                                           enabled  2/3         40       -        0
+
+
+        up/down choose  Enter endpoints  ? help  q quit
+    "#]],
+    );
+    // No name is cut for a column's sake, as long as one of them can go.
+    let mut model = model();
+    let mut status = model.services().to_vec();
+    status[0].service = "a-namespace-of-its-own/a-service-of-many-words:http/ipv4".into();
+    model.update(Message::Status(Status { node: "n1".into(), services: status, ..Status::default() }));
+    check(
+        &model,
+        100,
+        &expect![[r#"
+        plimsoll  n1: 2 Services
+        SERVICE                                                      ENDPOINTS   OPEN     MAX/MEAN HELD BACK
+        a-namespace-of-its-own/a-service-of-many-words:http/ipv4     2/3         40       1.23     0
+        shop/api/ipv4                                                2/3         40       -        0
+
+
+        up/down choose  Enter endpoints  ? help  q quit
+    "#]],
+    );
+    check(
+        &model,
+        80,
+        &expect![[r#"
+        plimsoll  n1: 2 Services
+        SERVICE                                                        OPEN     MAX/MEAN
+        a-namespace-of-its-own/a-service-of-many-words:http/ipv4       40       1.23
+        shop/api/ipv4                                                  40       -
+
+
+        up/down choose  Enter endpoints  ? help  q quit
     "#]],
     );
 }
 
-#[test]
-fn the_endpoints_of_a_service() {
+/// The endpoints of a Service, at these addresses, on this node.
+fn endpoints(at: fn(u8) -> String, node: &str) -> Model {
     let mut model = model();
     model.update(Message::Down);
     model.update(Message::Enter);
     assert_eq!(model.service(), Some("shop/api/ipv4"));
     assert!(model.wants_endpoints());
     let endpoint = |last: u8, level, limit: Option<&str>| Endpoint {
-        endpoint: format!("tcp/10.1.0.{last}:80"),
-        node: Some("n1".into()),
+        endpoint: format!("tcp/{}:8080", at(last)),
+        node: Some(node.into()),
         share: Some(0.5),
         fair_share: 0.25,
         open: 12.0,
@@ -78,25 +127,106 @@ fn the_endpoints_of_a_service() {
         endpoints: vec![
             endpoint(1, Some(1.0), None),
             endpoint(2, Some(1.5), Some("floor")),
-            endpoint(3, Some(0.3), Some("ceiling")),
+            endpoint(3, Some(0.3), Some("no-evidence")),
             endpoint(4, None, None),
         ],
         ..Explanation::default()
     }]));
+    model
+}
+
+#[test]
+fn the_endpoints_of_a_service() {
+    let mut model = endpoints(|last| format!("10.1.0.{last}"), "node-1");
     check(
         &model,
+        120,
         &expect![[r#"
         plimsoll  shop/api/ipv4 on n1
-        ENDPOINT                NODE         OPEN   LEVEL, | is the water SHARE    FAIR     LIMIT
-        tcp/10.1.0.1:80         n1           12     ██████████|           50.0 %   25.0 %
-        tcp/10.1.0.2:80         n1           12     ██████████|█████      50.0 %   25.0 %   floor
-        tcp/10.1.0.3:80         n1           12     ███       |           50.0 %   25.0 %   ceiling
-        tcp/10.1.0.4:80         n1           12                           50.0 %   25.0 %
-        Esc back  q quit
+        ENDPOINT                                              NODE   OPEN   LEVEL (| waterline)   SHARE    FAIR     LIMIT
+        tcp/10.1.0.1:8080                                     node-1 12     ██████████|           50.0 %   25.0 %
+        tcp/10.1.0.2:8080                                     node-1 12     ██████████|█████      50.0 %   25.0 %   floor
+        tcp/10.1.0.3:8080                                     node-1 12     ███       |           50.0 %   25.0 %   no-evidence
+        tcp/10.1.0.4:8080                                     node-1 12                           50.0 %   25.0 %
+        Esc back  ? help  q quit
+    "#]],
+    );
+    check(
+        &model,
+        100,
+        &expect![[r#"
+        plimsoll  shop/api/ipv4 on n1
+        ENDPOINT                          NODE   OPEN   LEVEL (| waterline)   SHARE    FAIR     LIMIT
+        tcp/10.1.0.1:8080                 node-1 12     ██████████|           50.0 %   25.0 %
+        tcp/10.1.0.2:8080                 node-1 12     ██████████|█████      50.0 %   25.0 %   floor
+        tcp/10.1.0.3:8080                 node-1 12     ███       |           50.0 %   25.0 %   no-evidence
+        tcp/10.1.0.4:8080                 node-1 12                           50.0 %   25.0 %
+        Esc back  ? help  q quit
+    "#]],
+    );
+    check(
+        &model,
+        80,
+        &expect![[r#"
+        plimsoll  shop/api/ipv4 on n1
+        ENDPOINT               NODE   OPEN   LEVEL (| waterline)   SHARE    LIMIT
+        tcp/10.1.0.1:8080      node-1 12     ██████████|           50.0 %
+        tcp/10.1.0.2:8080      node-1 12     ██████████|█████      50.0 %   floor
+        tcp/10.1.0.3:8080      node-1 12     ███       |           50.0 %   no-evidence
+        tcp/10.1.0.4:8080      node-1 12                           50.0 %
+        Esc back  ? help  q quit
     "#]],
     );
     model.update(Message::Back);
     assert_eq!(model.service(), None);
+}
+
+#[test]
+fn long_addresses_keep_their_place_in_80_columns() {
+    check(
+        &endpoints(
+            |last| format!("[fd10:1234:5678:9abc:def0:1234:5678:{last}]"),
+            "a-node-with-a-long-name.example",
+        ),
+        80,
+        &expect![[r#"
+            plimsoll  shop/api/ipv4 on n1
+            ENDPOINT                                          LEVEL (| waterline)   SHARE
+            tcp/[fd10:1234:5678:9abc:def0:1234:5678:1]:8080   ██████████|           50.0 %
+            tcp/[fd10:1234:5678:9abc:def0:1234:5678:2]:8080   ██████████|█████      50.0 %
+            tcp/[fd10:1234:5678:9abc:def0:1234:5678:3]:8080   ███       |           50.0 %
+            tcp/[fd10:1234:5678:9abc:def0:1234:5678:4]:8080                         50.0 %
+            Esc back  ? help  q quit
+        "#]],
+    );
+}
+
+#[test]
+fn the_help_goes_by_any_key() {
+    let mut model = model();
+    model.update(Message::Help);
+    check_at(
+        &model,
+        80,
+        11,
+        &expect![[r#"
+            plimsoll  n1: 2 Services
+            SERVICE              name:port/family
+            MODE                 enabled, or observe: counted only
+            ENDPOINTS            those that get new connections / all
+            OPEN                 open connections, of all nodes
+            MAX/MEAN             the fullest endpoint against the mean; 1.00 is even
+            HELD BACK            endpoints that the guard holds back: connections to them fa
+            Where there is not room for all, these go first: MODE, ENDPOINTS, HELD BACK, OPE
+
+
+            any key back
+        "#]],
+    );
+    model.update(Message::Status(Status::default()));
+    assert!(model.wants_help(), "news are no key");
+    model.update(Message::Enter);
+    assert!(!model.wants_help() && model.service().is_none(), "the key does nothing else");
 }
 
 #[test]

@@ -216,8 +216,8 @@ fn the_help_goes_by_any_key() {
             ENDPOINTS            those that get new connections / all
             OPEN                 open connections, of all nodes
             MAX/MEAN             the fullest endpoint against the mean; 1.00 is even
-            HELD BACK            endpoints that the guard holds back: connections to them fa
-            Where there is not room for all, these go first: MODE, ENDPOINTS, HELD BACK, OPE
+            HELD BACK            those held back, because connections to them fail
+            These go first where room is short: MODE, ENDPOINTS, HELD BACK, OPEN
 
 
             any key back
@@ -227,6 +227,21 @@ fn the_help_goes_by_any_key() {
     assert!(model.wants_help(), "news are no key");
     model.update(Message::Enter);
     assert!(!model.wants_help() && model.service().is_none(), "the key does nothing else");
+    let mut model = endpoints(|last| format!("10.1.0.{last}"), "node-1");
+    model.update(Message::Help);
+    check_at(&model, 80, 11, &expect![[r#"
+        plimsoll  shop/api/ipv4 on n1
+        ENDPOINT             protocol, address and port
+        NODE                 the node that hosts it
+        OPEN                 open connections, of all nodes
+        LEVEL (| waterline)  connections per capacity; | is the mean
+        SHARE                its part of this node's new connections
+        FAIR                 the part of the load that is its due
+        LIMIT                what its share ran into; `plimsoll explain` says more
+        These go first where room is short: FAIR, NODE, OPEN, LIMIT, SHARE
+
+        any key back
+    "#]]);
 }
 
 #[test]

@@ -75,7 +75,7 @@ const SERVICES: [Column<ServiceSummary>; 6] = [
     column("MAX/MEAN", "the fullest endpoint against the mean; 1.00 is even", 8, 0, |service| {
         service.max_over_mean.map_or("-".into(), |ratio| format!("{ratio:.2}")).into()
     }),
-    column("HELD BACK", "endpoints that the guard holds back: connections to them fail", 9, 3, |service| {
+    column("HELD BACK", "those held back, because connections to them fail", 9, 3, |service| {
         service.held_back.to_string().into()
     }),
 ];
@@ -99,7 +99,7 @@ const ENDPOINTS: [Column<Endpoint>; 7] = [
     column("FAIR", "the part of the load that is its due", 8, 1, |endpoint| {
         percent(Some(endpoint.fair_share)).into()
     }),
-    column("LIMIT", "what its share ran into; `plimsoll explain` says it in a sentence", 12, 4, |endpoint| {
+    column("LIMIT", "what its share ran into; `plimsoll explain` says more", 12, 4, |endpoint| {
         endpoint.limit.clone().unwrap_or_default().into()
     }),
 ];
@@ -157,7 +157,7 @@ fn help(model: &Model) -> Vec<Line<'static>> {
         let going: Vec<&str> = going.iter().map(|column| column.name).collect();
         let mut lines: Vec<Line<'static>> =
             columns.iter().map(|column| format!("{:<20} {}", column.name, column.about).into()).collect();
-        lines.push(format!("Where there is not room for all, these go first: {}", going.join(", ")).into());
+        lines.push(format!("These go first where room is short: {}", going.join(", ")).into());
         lines
     }
     match model.service() {

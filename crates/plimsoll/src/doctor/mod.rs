@@ -31,7 +31,7 @@ use crate::output::{self, Form};
 Looks at the kernel, rights, conntrack, forwarding, the rules of others, routes, ports, the configuration with the files
 it names, and the peers: each is sent one empty datagram, which an agent drops. Changes nothing: what has to be tried
 is tried in a network namespace that goes away. To be run as root, with the rights and in the network namespace the
-agent will have. Peers that do not resolve or refuse take it a few seconds.
+agent will have.
 
 A note is worth knowing, or could not be found out. A warning means that it works, but not for everything. A problem
 keeps Plimsoll from working; exit code 3 says that there is one.

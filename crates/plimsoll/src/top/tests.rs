@@ -229,7 +229,11 @@ fn the_help_goes_by_any_key() {
     assert!(!model.wants_help() && model.service().is_none(), "the key does nothing else");
     let mut model = endpoints(|last| format!("10.1.0.{last}"), "node-1");
     model.update(Message::Help);
-    check_at(&model, 80, 11, &expect![[r#"
+    check_at(
+        &model,
+        80,
+        11,
+        &expect![[r#"
         plimsoll  shop/api/ipv4 on n1
         ENDPOINT             protocol, address and port
         NODE                 the node that hosts it
@@ -241,7 +245,8 @@ fn the_help_goes_by_any_key() {
         These go first where room is short: FAIR, NODE, OPEN, LIMIT, SHARE
 
         any key back
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

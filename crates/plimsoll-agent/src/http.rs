@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -94,7 +95,7 @@ pub const PAGES: [Page; 7] = [
         answer: "why each endpoint has its share: a list of [Explanations](#explanation), one for each port and \
                  family that the name fits",
         others: &[
-            (400, "no Service was named"),
+            (400, "not one Service was named"),
             (404, "no Service has that name; the answer has the names there are"),
             ASLEEP,
         ],
@@ -178,8 +179,8 @@ struct Which {
     service: Option<String>,
 }
 
-async fn explain(State(shared): State<Shared>, Query(which): Query<Which>) -> Response {
-    let Some(name) = which.service else {
+async fn explain(State(shared): State<Shared>, which: Result<Query<Which>, QueryRejection>) -> Response {
+    let Some(name) = which.ok().and_then(|Query(which)| which.service) else {
         return problem(StatusCode::BAD_REQUEST, "which Service? ask for /v1/explain?service=NAME".into());
     };
     match ask(&shared, |to| Question::Explain(name.clone(), to)).await {

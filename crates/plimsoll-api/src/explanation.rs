@@ -37,7 +37,7 @@ pub struct Key {
     pub key: String,
     /// Whether the dataplane serves it, or would in a dry run.
     pub taken: bool,
-    /// From which list it is served, or why it is left to the proxy below.
+    /// Among which endpoints is chosen, or why it is left to the proxy below.
     pub because: String,
 }
 
@@ -56,13 +56,13 @@ pub struct Endpoint {
     pub fair_share: f64,
     /// Its capacity as the Service states it, relative to the other endpoints; `null`: it does not.
     pub nominal_capacity: Option<f64>,
-    /// The capacity that was reckoned with, in the same measure.
+    /// The capacity that was reckoned with, stated or not.
     pub capacity: f64,
     /// Open connections, of all nodes together.
     pub open: f64,
-    /// Of those, opened by this node.
+    /// Open connections that this node opened.
     pub sent: f64,
-    /// Of those, younger than the horizon.
+    /// Open connections that are younger than the horizon, of all nodes together.
     pub young: f64,
     /// Open connections per capacity relative to the Service's mean: 1 is the waterline; `null` without connections.
     pub level: Option<f64>,
@@ -74,9 +74,9 @@ pub struct Endpoint {
     pub cpu_cores: Option<f64>,
     /// Share of time in which some task waited for CPU, 0 to 1; `null`: not measured.
     pub pressure: Option<f64>,
-    /// Whose figures these are: a node, `this node`, `this node as sender`, `3 senders`, `nobody yet`.
+    /// Whose figures its are: those of a node by name, `this node`, `this node as sender`, `3 senders`, `nobody yet`.
     pub reported_by: String,
-    /// Seconds since they were counted; `null` where there are none.
+    /// Seconds since its connections were counted; `null` where nobody did.
     pub age_seconds: Option<f64>,
     /// The limit its share ran into: `floor`, `ceiling`, `slow-start`, `no-evidence`, `failing`, `recovering` or
     /// `frozen`; `null`: none.

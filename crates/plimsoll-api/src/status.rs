@@ -48,12 +48,12 @@ pub struct ServiceSummary {
     pub keys_taken: usize,
     /// Keys left to the proxy below.
     pub keys_left: usize,
-    /// Its endpoints.
+    /// All its endpoints.
     pub endpoints: usize,
-    /// Those of them that may get new connections from this node.
+    /// Endpoints that may get new connections from this node.
     pub eligible: usize,
-    /// Open connections of the eligible ones, of all nodes together. Not always whole: what others have was carried
-    /// forward.
+    /// Open connections of the eligible endpoints, of all nodes together. Not always a whole number: the figures of
+    /// other nodes are carried forward.
     pub open: f64,
     /// The fullest endpoint's connections per capacity, relative to the mean; `null` without connections.
     pub max_over_mean: Option<f64>,

@@ -44,8 +44,13 @@ fn an_agent_answers_about_itself() {
     );
     let unknown = problem(agent, "/v1/explain?service=wev", 404);
     assert!(unknown.contains("wev") && services.iter().all(|name| unknown.contains(name)), "{unknown}");
-    assert!(problem(agent, "/v1/explain", 400).contains("service=NAME"));
-    assert_eq!(agent.get::<Vec<plimsoll_api::Explanation>>("/v1/explain?service=web").len(), 4);
+    for path in ["/v1/explain", "/v1/explain?service=a&service=b"] {
+        assert!(problem(agent, path, 400).contains("service=NAME"), "{path}");
+    }
+    for (name, count) in [("web", 4), ("web:http", 2), ("web:80", 2), ("web:53/ipv6", 1)] {
+        let path = format!("/v1/explain?service={name}");
+        assert_eq!(agent.get::<Vec<plimsoll_api::Explanation>>(&path).len(), count, "{name}");
+    }
 }
 
 #[test]

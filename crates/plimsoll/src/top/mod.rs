@@ -100,7 +100,7 @@ fn meaning(key: KeyEvent) -> Option<Message> {
 /// Asks the agent for what the model shows.
 fn look(agent: &Agent, model: &mut Model) {
     let message = match model.service() {
-        None => agent.get::<Status>("/v1/status").map(Message::Status),
+        None => agent.get::<Status>("/v1/status").map(|status| Message::Status(Box::new(status))),
         Some(service) => {
             let path = format!("/v1/explain?service={}", query(service));
             agent.get::<Vec<Explanation>>(&path).map(Message::Endpoints)

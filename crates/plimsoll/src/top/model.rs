@@ -6,7 +6,7 @@ use plimsoll_api::{Explanation, ServiceSummary, Status};
 #[derive(Clone, Debug)]
 pub(super) enum Message {
     /// The agent's status.
-    Status(Status),
+    Status(Box<Status>),
     /// The endpoints of the Service that is shown.
     Endpoints(Vec<Explanation>),
     /// The agent did not answer.
@@ -47,7 +47,7 @@ impl Model {
         match message {
             Message::Help => self.help = true,
             Message::Status(status) => {
-                self.status = status;
+                self.status = *status;
                 self.problem = None;
                 self.chosen = self.chosen.min(self.status.services.len().saturating_sub(1));
             }

@@ -25,6 +25,10 @@ fn check_at(model: &Model, width: u16, height: u16, expected: &Expect) {
     expected.assert_eq(&(lines.join("\n") + "\n"));
 }
 
+fn status(services: Vec<ServiceSummary>) -> Message {
+    Message::Status(Box::new(Status { node: "n1".into(), services, ..Status::default() }))
+}
+
 fn model() -> Model {
     let mut model = Model::new(None);
     let service = |name: &str, ratio| ServiceSummary {
@@ -36,11 +40,8 @@ fn model() -> Model {
         max_over_mean: ratio,
         ..ServiceSummary::default()
     };
-    model.update(Message::Status(Status {
-        node: "n1".into(),
-        services: vec![service("shop/web:http/ipv4", Some(1.234)), service("shop/api/ipv4", None)],
-        ..Status::default()
-    }));
+    let services = vec![service("shop/web:http/ipv4", Some(1.234)), service("shop/api/ipv4", None)];
+    model.update(status(services));
     model
 }
 
@@ -74,9 +75,9 @@ fn the_list_of_services() {
     );
     // No name is cut for a column's sake, as long as one of them can go.
     let mut model = model();
-    let mut status = model.services().to_vec();
-    status[0].service = "a-namespace-of-its-own/a-service-of-many-words:http/ipv4".into();
-    model.update(Message::Status(Status { node: "n1".into(), services: status, ..Status::default() }));
+    let mut services = model.services().to_vec();
+    services[0].service = "a-namespace-of-its-own/a-service-of-many-words:http/ipv4".into();
+    model.update(status(services));
     check(
         &model,
         100,
@@ -223,7 +224,7 @@ fn the_help_goes_by_any_key() {
             any key back
         "#]],
     );
-    model.update(Message::Status(Status::default()));
+    model.update(Message::Status(Box::default()));
     assert!(model.wants_help(), "news are no key");
     model.update(Message::Enter);
     assert!(!model.wants_help() && model.service().is_none(), "the key does nothing else");
@@ -254,6 +255,6 @@ fn a_problem_is_shown_until_the_agent_answers_again() {
     let mut model = model();
     model.update(Message::Problem("no agent answers".into()));
     assert_eq!(model.problem(), Some("no agent answers"));
-    model.update(Message::Status(Status::default()));
+    model.update(Message::Status(Box::default()));
     assert_eq!(model.problem(), None);
 }

@@ -50,16 +50,47 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     };
     let peers = runtime.block_on(async {
         let mut tried = JoinSet::new();
-        for (index, peer) in mesh.peers.iter().cloned().enumerate() {
-            tried.spawn(async move { (index, peer.clone(), try_peer(&peer).await) });
+        for (index, name) in mesh.peers.iter().cloned().enumerate() {
+            tried.spawn(async move {
+                let (first, peer) = try_peer(&name).await;
+                (index, Tried { name, first, peer })
+            });
         }
         let mut peers = tried.join_all().await;
-        peers.sort_by_key(|(index, ..)| *index);
-        peers.into_iter().map(|(_, name, peer)| (name, peer)).collect::<Vec<_>>()
+        peers.sort_by_key(|(index, _)| *index);
+        peers.into_iter().map(|(_, peer)| peer).collect::<Vec<_>>()
     });
     // A name that is still being looked up is not waited for.
     runtime.shutdown_background();
-    judge(&peers)
+    let asks_routes = mesh.bind.ip().is_unspecified() && mesh.advertise.is_none();
+    let mut findings = judge(&peers);
+    findings.extend(asks_routes.then(|| advertised(&peers)).flatten());
+    findings
+}
+
+/// A peer that was tried.
+#[derive(Clone, Debug)]
+struct Tried {
+    name: String,
+    /// The first of its addresses.
+    first: Option<IpAddr>,
+    peer: Peer,
+}
+
+/// An agent that is not told its address takes the one towards its first peer. That is of no use to others where the
+/// peer is this node itself, and its name stands for a loopback address as Debian's installer writes it.
+fn advertised(peers: &[Tried]) -> Option<Finding> {
+    let (name, address) = peers.iter().find_map(|peer| Some((&peer.name, peer.first?)))?;
+    address.is_loopback().then(|| {
+        Finding::warning(
+            "mesh-address",
+            format!(
+                "this agent would tell the others to reach it on loopback, since its first peer, {name}, resolves to \
+                 {address}"
+            ),
+            "set `store.mesh.bind` or `store.mesh.advertise` to the address at which the others reach this node",
+        )
+    })
 }
 
 /// A peer as `host:port`.
@@ -72,12 +103,14 @@ fn with_port(peer: &str) -> String {
     }
 }
 
-async fn try_peer(peer: &str) -> Peer {
+/// Its first address, and how it stands.
+async fn try_peer(peer: &str) -> (Option<IpAddr>, Peer) {
     let addresses: Vec<SocketAddr> = match timeout(RESOLVE, tokio::net::lookup_host(with_port(peer))).await {
         Ok(Ok(addresses)) => addresses.collect(),
-        Ok(Err(error)) => return Peer::Unresolved(error.to_string()),
-        Err(_) => return Peer::Unresolved(format!("no answer within {} s", RESOLVE.as_secs())),
+        Ok(Err(error)) => return (None, Peer::Unresolved(error.to_string())),
+        Err(_) => return (None, Peer::Unresolved(format!("no answer within {} s", RESOLVE.as_secs()))),
     };
+    let first = addresses.first().map(SocketAddr::ip);
     let mut tried = JoinSet::new();
     for address in addresses {
         tried.spawn(try_address(address));
@@ -90,7 +123,8 @@ async fn try_peer(peer: &str) -> Peer {
         Peer::Unresolved(_) => 3,
         Peer::Ourselves => 4,
     };
-    tried.join_all().await.into_iter().min_by_key(rank).unwrap_or(Peer::Unresolved("no address".into()))
+    let best = tried.join_all().await.into_iter().min_by_key(rank);
+    (first, best.unwrap_or(Peer::Unresolved("no address".into())))
 }
 
 async fn try_address(address: SocketAddr) -> Peer {
@@ -112,9 +146,9 @@ async fn try_address(address: SocketAddr) -> Peer {
     }
 }
 
-fn judge(peers: &[(String, Peer)]) -> Vec<Finding> {
+fn judge(peers: &[Tried]) -> Vec<Finding> {
     let list = |why: &dyn Fn(&Peer) -> Option<String>| {
-        let fitting = peers.iter().filter_map(|(name, peer)| Some(format!("{name}{}", why(peer)?)));
+        let fitting = peers.iter().filter_map(|tried| Some(format!("{}{}", tried.name, why(&tried.peer)?)));
         listed(fitting.collect())
     };
     let unresolved = list(&|peer| match peer {
@@ -148,7 +182,7 @@ fn judge(peers: &[(String, Peer)]) -> Vec<Finding> {
             "start the agents there; if they run, compare their `store.mesh.bind` with the port here",
         ));
     }
-    if peers.iter().all(|(_, peer)| *peer == Peer::Ourselves) {
+    if peers.iter().all(|tried| tried.peer == Peer::Ourselves) {
         findings.push(Finding::note(
             "mesh-peers",
             "`store.mesh.peers` names no other node: this one waits until another names it",
@@ -218,8 +252,8 @@ mod tests {
 
     #[test]
     fn peers_are_told_by_what_is_to_be_done() {
-        let peer = |name: &str, peer: &Peer| (name.to_owned(), peer.clone());
-        let verdicts = |peers: &[(String, Peer)]| -> Vec<Verdict> {
+        let peer = |name: &str, peer: &Peer| Tried { name: name.to_owned(), first: None, peer: peer.clone() };
+        let verdicts = |peers: &[Tried]| -> Vec<Verdict> {
             judge(peers).iter().map(|finding| finding.verdict).collect()
         };
         let (silent, ourselves) = (peer("a", &Peer::Silent), peer("b", &Peer::Ourselves));
@@ -232,6 +266,19 @@ mod tests {
         assert_eq!(findings.len(), 2);
         assert!(findings[0].what.contains("n9 (no such name) and 2 more"), "{findings:?}");
         assert!(findings[1].what.contains("nobody listens at c"), "{findings:?}");
+    }
+
+    #[test]
+    fn a_first_peer_on_loopback_is_told() {
+        let peer = |first: Option<[u8; 4]>| Tried {
+            name: "n1".into(),
+            first: first.map(IpAddr::from),
+            peer: Peer::Silent,
+        };
+        let (unknown, here, there) = (peer(None), peer(Some([127, 0, 1, 1])), peer(Some([192, 0, 2, 1])));
+        assert_eq!(advertised(&[unknown.clone(), there.clone(), here.clone()]), None);
+        assert_eq!(advertised(std::slice::from_ref(&unknown)), None);
+        assert!(advertised(&[unknown, here, there]).unwrap().what.contains("127.0.1.1"));
     }
 
     #[test]

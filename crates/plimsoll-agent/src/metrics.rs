@@ -128,9 +128,7 @@ pub fn sample() -> String {
         nodes: vec![plimsoll_api::Node::default()],
         ..Status::default()
     };
-    let mut health = EdgeHealth::default();
-    health.store.rejected.insert("kind", 1);
-    metrics.render(&status, &health)
+    metrics.render(&status, &EdgeHealth::default())
 }
 
 fn register_status(registry: &mut Registry, status: &Status) {
@@ -187,7 +185,8 @@ fn register_store(registry: &mut Registry, health: &plimsoll_store::Health) {
     bytes(registry, "mesh_sent", "Bytes of the datagrams sent, without headers", health.bytes_out);
     total(registry, "mesh_send_failures", "Datagrams the socket did not take", health.send_failures);
     total(registry, "mesh_reports", "Reports handed to the balancer", health.reports);
-    let rejected = Family::<Kind, Counter>::default();
+    // What nodes with different keys, and strangers, make rise.
+    let rejected = at_zero(["forged", "unknown_key"]);
     for (kind, count) in &health.rejected {
         rejected.get_or_create(&Kind { kind }).inc_by(*count);
     }

@@ -9,7 +9,7 @@ use crate::workspace::{Workspace, root};
 
 /// Writes the reference pages in `docs/` from the code, or checks that they are up to date.
 ///
-/// Configuration, Services file, commands and metrics: what they say is written in the code's comments.
+/// Configuration, Services file, commands, metrics and HTTP API: what they say is written in the code's comments.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask docs\n  cargo xtask docs --check")]
 pub(crate) struct Arguments {
@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     pub(crate) check: bool,
 }
 
-const PAGES: [&str; 4] = ["configuration", "services-file", "commands", "metrics"];
+const PAGES: [&str; 5] = ["configuration", "services-file", "commands", "metrics", "api"];
 
 pub(crate) fn docs(arguments: &Arguments) -> Result<()> {
     run(cargo().args(["build", "--package", "plimsoll", "--bin", "plimsoll"]))?;

@@ -5,6 +5,7 @@
 
 mod clock;
 mod ready;
+mod pulse;
 mod metrics;
 mod config;
 mod error;
@@ -16,5 +17,6 @@ mod run;
 
 pub use config::{Config, ConfigError};
 pub use error::Error;
+pub use http::{PAGES, Page};
 pub use metrics::sample as sample_metrics;
 pub use run::{check, run};

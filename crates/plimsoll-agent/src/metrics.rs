@@ -1,4 +1,7 @@
 //! What the agent counts of itself, in OpenMetrics text.
+//!
+//! Names end in their unit, as Prometheus asks: seconds, bytes, or none for a number. Labels are bounded: by the Services
+//! there are, or by words in the code.
 
 use std::fmt::Write as _;
 use std::sync::atomic::AtomicU64;
@@ -9,7 +12,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Kind {
@@ -45,14 +49,24 @@ impl Default for Metrics {
         let seconds = || Histogram::new(exponential_buckets(0.0001, 2.0, 14));
         Metrics {
             events: Family::default(),
-            dropped: Family::default(),
-            notices: Family::default(),
-            plans: Family::default(),
+            // What is worth an alarm is there from the beginning: a rate of what comes up later misses its first time.
+            dropped: at_zero(["counts", "heard", "plan", "report"]),
+            notices: at_zero(["limited", "node_left", "refused"]),
+            plans: at_zero(["applied", "refused"]),
             late_renewals: Counter::default(),
             apply_seconds: seconds(),
             read_seconds: seconds(),
         }
     }
+}
+
+/// A family with a counter for each of these kinds.
+fn at_zero<const N: usize>(kinds: [&'static str; N]) -> Family<Kind, Counter> {
+    let family = Family::default();
+    for kind in kinds {
+        drop(family.get_or_create(&Kind { kind }));
+    }
+    family
 }
 
 /// The health of the edges, as of the scrape.
@@ -88,8 +102,11 @@ impl Metrics {
             "Renewals that came after the leases had run out",
             self.late_renewals.clone(),
         );
-        registry.register("apply_seconds", "Time to apply a plan", self.apply_seconds.clone());
-        registry.register("read_seconds", "Time to read the counters", self.read_seconds.clone());
+        let mut seconds = |name: &str, help: &str, histogram: &Histogram| {
+            registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+        };
+        seconds("apply", "Time to apply a plan", &self.apply_seconds);
+        seconds("read", "Time to read the counters", &self.read_seconds);
     }
 }
 
@@ -104,24 +121,34 @@ pub fn sample() -> String {
         max_over_mean: Some(1.0),
         ..plimsoll_api::ServiceSummary::default()
     };
-    let status = Status { services: vec![service], ..Status::default() };
-    let mut health = EdgeHealth::default();
-    health.store.rejected.insert("kind", 1);
-    metrics.render(&status, &health)
+    let status = Status {
+        plan_age_seconds: Some(1.0),
+        counts_age_seconds: Some(1.0),
+        services: vec![service],
+        nodes: vec![plimsoll_api::Node::default()],
+        ..Status::default()
+    };
+    metrics.render(&status, &EdgeHealth::default())
 }
 
 fn register_status(registry: &mut Registry, status: &Status) {
-    let gauge = |registry: &mut Registry, name: &str, help: &str, value: f64| {
-        let gauge = Gauge::<f64, AtomicU64>::default();
-        gauge.set(value);
-        registry.register(name, help, gauge);
+    let labels = [("version", &status.version), ("dataplane", &status.dataplane), ("store", &status.store)];
+    let labels = labels.map(|(name, value)| (name, value.clone()));
+    registry.register("build", "Which agent this is", Info::new(labels.to_vec()));
+    number(registry, "ready", "Whether everything the agent needs answers", f64::from(status.ready));
+    number(registry, "nodes", "Other nodes that reported", status.nodes.len() as f64);
+    let mut seconds = |name: &str, help: &str, value: Option<f64>| {
+        if let Some(value) = value {
+            let gauge = Gauge::<f64, AtomicU64>::default();
+            gauge.set(value);
+            registry.register_with_unit(name, help, Unit::Seconds, gauge);
+        }
     };
-    gauge(registry, "ready", "Whether everything the agent needs has answered", f64::from(status.ready));
-    gauge(registry, "uptime_seconds", "Seconds since the agent started", status.uptime_seconds);
-    gauge(registry, "nodes", "Other nodes that reported", status.nodes.len() as f64);
-    if let Some(oldest) = status.nodes.iter().map(|node| node.age_seconds).reduce(f64::max) {
-        gauge(registry, "oldest_report_seconds", "Age of the oldest node's last report", oldest);
-    }
+    let oldest = status.nodes.iter().map(|node| node.age_seconds).reduce(f64::max);
+    seconds("uptime", "Time since the agent started", Some(status.uptime_seconds));
+    seconds("plan_age", "Time since the dataplane carried out a plan", status.plan_age_seconds);
+    seconds("counts_age", "Time since the dataplane counted", status.counts_age_seconds);
+    seconds("oldest_report_age", "Age of the oldest of the other nodes' last reports", oldest);
     let open = Family::<Service, Gauge<f64, AtomicU64>>::default();
     let uneven = Family::<Service, Gauge<f64, AtomicU64>>::default();
     let taken = Family::<Service, Gauge>::default();
@@ -138,7 +165,8 @@ fn register_status(registry: &mut Registry, status: &Status) {
         held.get_or_create(&label).set(summary.held_back as i64);
     }
     registry.register("service_open_connections", "Open connections of the eligible endpoints", open);
-    registry.register("service_max_over_mean", "Fullest endpoint relative to the mean, per capacity", uneven);
+    let help = "Fullest endpoint's connections per capacity, relative to the mean; 1 is even";
+    registry.register("service_max_over_mean_ratio", help, uneven);
     registry.register("service_keys_taken", "Keys served by the dataplane", taken);
     registry.register("service_keys_left", "Keys left to the proxy below", left);
     registry.register("service_endpoints_held_back", "Endpoints that the guard holds back", held);
@@ -150,24 +178,37 @@ fn register_discovery(registry: &mut Registry, health: &plimsoll_discovery::Heal
 }
 
 fn register_store(registry: &mut Registry, health: &plimsoll_store::Health) {
-    let members: Gauge<i64, std::sync::atomic::AtomicI64> = Gauge::default();
-    members.set(health.members.len() as i64);
-    registry.register("mesh_members", "Live members besides this node", members);
-    total(registry, "mesh_datagrams_received", "Datagrams that arrived", health.datagrams_in);
-    total(registry, "mesh_bytes_received", "Their bytes", health.bytes_in);
-    total(registry, "mesh_datagrams_sent", "Datagrams sent", health.datagrams_out);
-    total(registry, "mesh_bytes_sent", "Their bytes", health.bytes_out);
+    number(registry, "mesh_members", "Live members besides this node", health.members.len() as f64);
+    total(registry, "mesh_received_datagrams", "Datagrams that arrived", health.datagrams_in);
+    bytes(registry, "mesh_received", "Bytes of the datagrams that arrived, without headers", health.bytes_in);
+    total(registry, "mesh_sent_datagrams", "Datagrams sent", health.datagrams_out);
+    bytes(registry, "mesh_sent", "Bytes of the datagrams sent, without headers", health.bytes_out);
     total(registry, "mesh_send_failures", "Datagrams the socket did not take", health.send_failures);
     total(registry, "mesh_reports", "Reports handed to the balancer", health.reports);
-    let rejected = Family::<Kind, Counter>::default();
+    // What nodes with different keys, and strangers, make rise.
+    let rejected = at_zero(["forged", "unknown_key"]);
     for (kind, count) in &health.rejected {
         rejected.get_or_create(&Kind { kind }).inc_by(*count);
     }
-    registry.register("mesh_rejected", "Datagrams that changed nothing, by reason", rejected);
+    registry.register("mesh_rejected_datagrams", "Datagrams that changed nothing, by reason", rejected);
+}
+
+fn number(registry: &mut Registry, name: &str, help: &str, value: f64) {
+    let gauge = Gauge::<f64, AtomicU64>::default();
+    gauge.set(value);
+    registry.register(name, help, gauge);
 }
 
 fn total(registry: &mut Registry, name: &str, help: &str, value: u64) {
-    let counter: Counter = Counter::default();
+    registry.register(name, help, counted(value));
+}
+
+fn bytes(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    registry.register_with_unit(name, help, Unit::Bytes, counted(value));
+}
+
+fn counted(value: u64) -> Counter {
+    let counter = Counter::default();
     counter.inc_by(value);
-    registry.register(name, help, counter);
+    counter
 }

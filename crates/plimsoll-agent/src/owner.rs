@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use plimsoll_api::{Explanation, Node, ServiceSummary, Status};
 use plimsoll_core::balancer::{Balancer, Command, Event, Notice};
+use plimsoll_core::explain;
 use plimsoll_core::plan::Plan;
 use plimsoll_core::report::Report;
 use plimsoll_core::service::{NodeName, ServiceId};
@@ -14,6 +15,7 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::metrics::{Kind, Metrics};
+use crate::pulse::Pulse;
 use crate::ready::{Awaited, Readiness};
 
 /// How many events may wait for the balancer. At the busiest a report of each of a thousand nodes.
@@ -55,6 +57,7 @@ pub(crate) struct Owner {
     pub(crate) plans: mpsc::Sender<Plan>,
     pub(crate) metrics: Metrics,
     pub(crate) readiness: Readiness,
+    pub(crate) pulse: Pulse,
     /// Dropped when the first plan was applied.
     pub(crate) first_plan: Option<Awaited>,
     /// Dropped when the first counts came in.
@@ -62,6 +65,8 @@ pub(crate) struct Owner {
     /// The kinds of dataplane and store, for the status.
     pub(crate) dataplane: &'static str,
     pub(crate) store: &'static str,
+    /// Whether the dataplane changes nothing.
+    pub(crate) dry_run: bool,
 }
 
 impl Owner {
@@ -73,6 +78,7 @@ impl Owner {
         stop: CancellationToken,
     ) -> Result<(), Error> {
         let mut batch = Vec::with_capacity(BATCH);
+        self.pulse.begin();
         loop {
             let wake = self.clock.instant(self.balancer.next_wake());
             let sleep = async {
@@ -101,8 +107,16 @@ impl Owner {
     fn take_in(&mut self, event: Event) {
         self.metrics.events.get_or_create(&Kind { kind: kind(&event) }).inc();
         match &event {
-            Event::Applied(Ok(())) => drop(self.first_plan.take()),
-            Event::Counts(_) => drop(self.first_counts.take()),
+            Event::Applied(outcome) => {
+                self.pulse.plan_ended(outcome.is_ok());
+                if outcome.is_ok() {
+                    drop(self.first_plan.take());
+                }
+            }
+            Event::Counts(_) => {
+                self.pulse.counted();
+                drop(self.first_counts.take());
+            }
             _ => {}
         }
         for command in self.balancer.on(self.clock.now(), event) {
@@ -130,6 +144,7 @@ impl Owner {
     fn tell(&self, notice: &Notice) {
         self.metrics.notices.get_or_create(&Kind { kind: notice.kind() }).inc();
         match notice {
+            Notice::Taken { service, key } if self.dry_run => info!("{service}: {key} would be balanced"),
             Notice::Refused(_) | Notice::Limited { .. } | Notice::NodeLeft(_) => warn!("{notice}"),
             _ => info!("{notice}"),
         }
@@ -149,7 +164,9 @@ impl Owner {
 
     fn status(&self) -> Status {
         let now = self.clock.now();
-        let waiting_for: Vec<String> = self.readiness.awaited().into_iter().map(str::to_owned).collect();
+        let awaited = self.readiness.awaited().into_iter().map(str::to_owned);
+        let waiting_for: Vec<String> =
+            awaited.chain(self.pulse.silence().map(|silence| silence.to_string())).collect();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             node: self.node.to_string(),
@@ -157,13 +174,15 @@ impl Owner {
             ready: waiting_for.is_empty(),
             waiting_for,
             troubles: Vec::new(),
+            plan_age_seconds: self.pulse.plan_age().map(|age| age.as_secs_f64()),
+            counts_age_seconds: self.pulse.counts_age().map(|age| age.as_secs_f64()),
             dataplane: self.dataplane.into(),
             store: self.store.into(),
             services: self
                 .balancer
                 .services()
                 .filter_map(|id| self.balancer.explain(now, id))
-                .map(|explanation| ServiceSummary::new(&Explanation::new(&self.node, &explanation)))
+                .map(|explanation| ServiceSummary::new(&self.told(&explanation)))
                 .collect(),
             nodes: self.balancer.nodes(now).iter().map(Node::new).collect(),
         }
@@ -171,30 +190,48 @@ impl Owner {
 
     fn explain(&self, name: &str) -> Result<Vec<Explanation>, Vec<String>> {
         let now = self.clock.now();
-        let fitting: Vec<Explanation> = self
-            .balancer
-            .services()
-            .filter(|id| fits(name, id))
-            .filter_map(|id| self.balancer.explain(now, id))
-            .map(|explanation| Explanation::new(&self.node, &explanation))
-            .collect();
+        let explained = |fits: &dyn Fn(&ServiceId) -> bool| {
+            let fitting = self.balancer.services().filter(|id| fits(id));
+            fitting.filter_map(|id| self.balancer.explain(now, id)).collect::<Vec<_>>()
+        };
+        let mut fitting = explained(&|id| fits(name, id));
+        // A port may be told by its number too; a name that looks like a number comes first.
+        if let Some((name, number)) = apart_from_number(name).filter(|_| fitting.is_empty()) {
+            fitting = explained(&|id| fits(&name, id));
+            fitting.retain(|explanation| is_reached_on(number, explanation));
+        }
         if fitting.is_empty() {
             return Err(self.balancer.services().map(ServiceId::to_string).collect());
         }
-        Ok(fitting)
+        Ok(fitting.iter().map(|explanation| self.told(explanation)).collect())
+    }
+
+    fn told(&self, explanation: &explain::Explanation) -> Explanation {
+        Explanation { dry_run: self.dry_run, ..Explanation::new(&self.node, explanation) }
     }
 }
 
-/// Whether a name as people write it means this Service: with or without namespace, port and family.
+/// Whether a name as people write it means this Service: with or without namespace, port name and family.
 fn fits(name: &str, id: &ServiceId) -> bool {
     let bare = id.name.rsplit('/').next().unwrap_or(&id.name);
-    let full = id.to_string();
-    let with_port = |name: &str| format!("{name}:{}", id.port);
-    name == full
-        || name == &*id.name
-        || name == bare
-        || name == with_port(&id.name)
-        || name == with_port(bare)
+    let is_named = |name: &str| {
+        let (service, port) = name.split_once(':').unwrap_or((name, &id.port));
+        (service == &*id.name || service == bare) && port == &*id.port
+    };
+    is_named(name) || name.strip_suffix(&format!("/{}", id.family)).is_some_and(is_named)
+}
+
+/// A name without the number of a port in it (`web:80`, `web:80/ipv4`), and the number.
+fn apart_from_number(name: &str) -> Option<(String, u16)> {
+    let (service, rest) = name.split_once(':')?;
+    let (number, family) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    Some((format!("{service}{family}"), number.parse().ok()?))
+}
+
+/// Whether clients reach a Service on this port: its own, or its node port.
+fn is_reached_on(port: u16, explanation: &explain::Explanation) -> bool {
+    let taken = explanation.taken.iter().map(|entry| entry.key);
+    taken.chain(explanation.left.iter().map(|(key, _)| *key)).any(|key| key.port == port)
 }
 
 fn kind(event: &Event) -> &'static str {
@@ -212,9 +249,9 @@ fn kind(event: &Event) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use plimsoll_core::service::Family;
-
-    use plimsoll_core::service::{Here, ServiceChange};
+    use plimsoll_core::service::{
+        Family, Here, Key, Mode, Place, Protocol, Service, ServiceChange, TrafficPolicy,
+    };
     use plimsoll_core::{balancer, guard, policy, view};
 
     use super::*;
@@ -244,8 +281,10 @@ mod tests {
             first_plan: None,
             first_counts: Some(readiness.await_for("counts")),
             readiness,
+            pulse: Pulse::new(std::time::Duration::from_secs(10)),
             dataplane: "none",
             store: "none",
+            dry_run: false,
         };
         (owner, (published, to_apply))
     }
@@ -274,14 +313,64 @@ mod tests {
         assert!(ready > 0, "all of {QUESTIONS} questions were answered before the counts were looked at");
     }
 
+    /// A Service with a port of this name and number, and a node port.
+    fn service(name: &str, port: &str, number: u16) -> Arc<Service> {
+        let address = [10, 96, 0, 1].into();
+        let key = |place, port| Key { place, port, protocol: Protocol::Tcp };
+        Arc::new(Service {
+            id: ServiceId { name: name.into(), port: port.into(), family: Family::V4 },
+            protocol: Protocol::Tcp,
+            keys: vec![
+                key(Place::Internal(address), number),
+                key(Place::AnyLocal(Family::V4), number + 30_000),
+            ],
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            affinity: None,
+            mode: Mode::Enabled,
+            policy: None,
+            slow_start: std::time::Duration::ZERO,
+            endpoints: Vec::new(),
+        })
+    }
+
     #[test]
     fn a_service_is_found_by_any_way_to_write_it() {
-        let id = ServiceId { name: "shop/web".into(), port: "http".into(), family: Family::V4 };
-        for name in ["shop/web", "web", "shop/web:http", "web:http", "shop/web:http/ipv4"] {
-            assert!(fits(name, &id), "{name}");
+        let (mut owner, _ends) = owner();
+        let services = vec![
+            service("blog/web", "http", 80),
+            service("shop/ipv4", "", 5),
+            service("shop/web", "443", 444),
+            service("shop/web", "http", 80),
+            service("shop/web", "https", 443),
+        ];
+        owner.take_in(Event::Services(ServiceChange::All(services)));
+        let found = |name: &str| -> String {
+            let found = owner.explain(name).unwrap_or_default();
+            let names: Vec<&str> = found.iter().map(|one| one.service.trim_end_matches("/ipv4")).collect();
+            names.join(" ")
+        };
+        for (name, expected) in [
+            ("shop/web", "shop/web:443 shop/web:http shop/web:https"),
+            ("shop/web/ipv4", "shop/web:443 shop/web:http shop/web:https"),
+            ("web:http", "blog/web:http shop/web:http"),
+            ("shop/web:http", "shop/web:http"),
+            ("shop/web:http/ipv4", "shop/web:http"),
+            // By number, by node port, and of several Services.
+            ("shop/web:80", "shop/web:http"),
+            ("shop/web:80/ipv4", "shop/web:http"),
+            ("shop/web:30080", "shop/web:http"),
+            ("web:80", "blog/web:http shop/web:http"),
+            // A port that is called 443 comes before the one with that number.
+            ("shop/web:443", "shop/web:443"),
+            ("shop/web:30443", "shop/web:https"),
+            ("ipv4", "shop"),
+            ("shop/ipv4:5", "shop"),
+        ] {
+            assert_eq!(found(name), expected, "{name}");
         }
-        for name in ["", "shop", "we", "web:https", "shop/web:http/ipv6"] {
-            assert!(!fits(name, &id), "{name}");
+        for name in ["", "shop", "we", "web:httpx", "web:81", "web:", "web:80/ipv6", "web:http/ipv6", ":80"] {
+            assert_eq!(found(name), "", "{name}");
         }
     }
 }

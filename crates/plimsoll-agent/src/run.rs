@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::http::{self, Shared};
 use crate::metrics::Metrics;
 use crate::owner::{EVENTS, Owner, QUESTIONS};
+use crate::pulse::Pulse;
 use crate::ready::Readiness;
 use crate::tasks::{API, DATAPLANE, DISCOVERY, OWNER, STORE, Stops, Tasks};
 
@@ -44,11 +45,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let readiness = Readiness::default();
     let found = readiness.await_for("discovery");
     let metrics = Metrics::default();
+    let pulse = Pulse::new(config.dataplane.lease().0);
     let (questions, asked) = mpsc::channel(QUESTIONS);
     let (store_health, health_of_store) = watch::channel(plimsoll_store::Health::default());
     let shared = Shared {
         questions,
         readiness: readiness.clone(),
+        pulse: pulse.clone(),
         metrics: metrics.clone(),
         discovery: discovery.health(),
         store: health_of_store,
@@ -88,8 +91,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         first_plan: Some(readiness.await_for("the first plan in the dataplane")),
         first_counts: Some(readiness.await_for("the first counts")),
         readiness,
+        pulse,
         dataplane: config.dataplane.kind(),
         store: config.store.kind(),
+        dry_run: matches!(config.dataplane, plimsoll_dataplane::Config::DryRun(_)),
     };
     drop(found);
     tasks.spawn(DISCOVERY, adapters::discovery::run(discovery, events.clone(), stops.intake.clone()));

@@ -7,19 +7,23 @@ use plimsoll_core::policy::Limit;
 use plimsoll_core::service::{Mode, NodeName, PolicyKind};
 use plimsoll_core::table::Choose;
 use plimsoll_core::view::Origin;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/explain?service=NAME`: one Service, port and family, and why each endpoint has its weight.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Explanation {
-    /// Which Service, as `name:port/family`.
+    /// Which Service, as `name:port/family`; without `:port` where the port has no name.
     pub service: String,
     /// The node whose weights these are.
     pub node: String,
     /// `enabled` or `observe`.
     pub mode: String,
-    /// The policy in force.
+    /// The policy in force: `waterline`, `lvs-feedback`, `equal` or `static`.
     pub policy: String,
+    /// Whether the dataplane is a dry run: nothing of this is in the kernel.
+    #[serde(default)]
+    pub dry_run: bool,
     /// The ways to reach it.
     pub keys: Vec<Key>,
     /// Its endpoints, sorted.
@@ -27,54 +31,55 @@ pub struct Explanation {
 }
 
 /// One way to reach a Service.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Key {
-    /// Protocol, address and port.
+    /// Protocol, address and port: `tcp/10.96.0.1:80`, or `tcp/ipv4-node-port:30080`.
     pub key: String,
-    /// Whether the dataplane serves it.
+    /// Whether the dataplane serves it, or would in a dry run.
     pub taken: bool,
-    /// From which list it is served, or why it is left to the proxy below.
+    /// Among which endpoints is chosen, or why it is left to the proxy below.
     pub because: String,
 }
 
 /// One endpoint and why it has its weight.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Endpoint {
-    /// Protocol, address and port.
+    /// Protocol, address and port: `tcp/10.0.1.11:8080`.
     pub endpoint: String,
-    /// The node that hosts it.
+    /// The node that hosts it; `null` where no agent does.
     pub node: Option<String>,
-    /// Its part of this node's new connections; `null`: it gets none.
+    /// Its part of this node's new connections, 0 to 1; `null`: it gets none.
     pub share: Option<f64>,
-    /// Its part of those that must stay on this node; `null`: it gets none of them.
+    /// Its part of those that must stay on this node, 0 to 1; `null`: it gets none of them.
     pub local_share: Option<f64>,
-    /// The part of the load that is its due.
+    /// The part of the load that is its due, 0 to 1.
     pub fair_share: f64,
-    /// Its capacity as the Service states it.
+    /// Its capacity as the Service states it, relative to the other endpoints; `null`: it does not.
     pub nominal_capacity: Option<f64>,
-    /// The capacity that was reckoned with.
+    /// The capacity that was reckoned with, stated or not.
     pub capacity: f64,
     /// Open connections, of all nodes together.
     pub open: f64,
-    /// Of those, opened by this node.
+    /// Open connections that this node opened.
     pub sent: f64,
-    /// Of those, younger than the horizon.
+    /// Open connections that are younger than the horizon, of all nodes together.
     pub young: f64,
-    /// Open connections per capacity relative to the Service's mean: 1 is the waterline.
+    /// Open connections per capacity relative to the Service's mean: 1 is the waterline; `null` without connections.
     pub level: Option<f64>,
     /// Connections opened per second.
     pub opens_per_second: f64,
     /// Connections refused or never answered per second.
     pub failures_per_second: f64,
-    /// CPU in use.
+    /// CPU in use, in cores; `null`: not measured.
     pub cpu_cores: Option<f64>,
-    /// Share of time in which some task waited for CPU.
+    /// Share of time in which some task waited for CPU, 0 to 1; `null`: not measured.
     pub pressure: Option<f64>,
-    /// Whose figures these are.
+    /// Whose figures its are: those of a node by name, `this node`, `this node as sender`, `3 senders`, `nobody yet`.
     pub reported_by: String,
-    /// How old they are; `null` where there are none.
+    /// Seconds since its connections were counted; `null` where nobody did.
     pub age_seconds: Option<f64>,
-    /// The limit its share ran into, in a word.
+    /// The limit its share ran into: `floor`, `ceiling`, `slow-start`, `no-evidence`, `failing`, `recovering` or
+    /// `frozen`; `null`: none.
     pub limit: Option<String>,
     /// Why it has its share, in a sentence.
     pub because: String,
@@ -103,6 +108,7 @@ impl Explanation {
             }
             .into(),
             policy: policy(explanation.policy).into(),
+            dry_run: false,
             keys: taken.chain(left).collect(),
             endpoints: explanation.endpoints.iter().map(|endpoint| convert(endpoint, mean)).collect(),
         }
@@ -174,8 +180,8 @@ fn because(endpoint: &EndpointExplanation, level: Option<f64>) -> String {
 
 fn choice(choose: Choose) -> &'static str {
     match choose {
-        Choose::Cluster => "balanced over the cluster's endpoints",
-        Choose::Local => "balanced over this node's endpoints",
+        Choose::Cluster => "connections go to the cluster's endpoints",
+        Choose::Local => "connections go to this node's endpoints",
         Choose::LocalForOutside => "outside clients go to this node's endpoints, others to the cluster's",
     }
 }

@@ -1,12 +1,13 @@
 //! An agent's state in a page: its Services in a line each, and the other nodes.
 
 use plimsoll_core::explain::NodeStatus;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::explanation::Explanation;
 
 /// `GET /v1/status`: this agent, its Services and the other nodes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// The agent's version.
     pub version: String,
@@ -16,13 +17,17 @@ pub struct Status {
     pub uptime_seconds: f64,
     /// Whether everything it needs has answered.
     pub ready: bool,
-    /// What it still waits for.
+    /// What it still waits for, or what hangs.
     pub waiting_for: Vec<String>,
     /// What is wrong at the moment and being retried: an invalid file, a peer that does not resolve.
     pub troubles: Vec<String>,
-    /// The kind of dataplane.
+    /// Seconds since the dataplane carried out a plan; leases are renewed by plans. `null` before the first.
+    pub plan_age_seconds: Option<f64>,
+    /// Seconds since the dataplane counted. `null` before the first time.
+    pub counts_age_seconds: Option<f64>,
+    /// The kind of dataplane: `nftables` or `dry_run`.
     pub dataplane: String,
-    /// The kind of store.
+    /// The kind of store: `local` or `mesh`.
     pub store: String,
     /// The Services, sorted.
     pub services: Vec<ServiceSummary>,
@@ -31,23 +36,24 @@ pub struct Status {
 }
 
 /// A Service in a line.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceSummary {
-    /// Which Service, as `name:port/family`.
+    /// Which Service, as `name:port/family`; without `:port` where the port has no name.
     pub service: String,
     /// `enabled` or `observe`.
     pub mode: String,
-    /// The policy in force.
+    /// The policy in force: `waterline`, `lvs-feedback`, `equal` or `static`.
     pub policy: String,
-    /// Keys served by the dataplane.
+    /// Keys served by the dataplane, or that would be in a dry run.
     pub keys_taken: usize,
     /// Keys left to the proxy below.
     pub keys_left: usize,
-    /// Its endpoints.
+    /// All its endpoints.
     pub endpoints: usize,
-    /// Those of them that may get new connections from this node.
+    /// Endpoints that may get new connections from this node.
     pub eligible: usize,
-    /// Open connections of the eligible ones, of all nodes together.
+    /// Open connections of the eligible endpoints, of all nodes together. Not always a whole number: the figures of
+    /// other nodes are carried forward.
     pub open: f64,
     /// The fullest endpoint's connections per capacity, relative to the mean; `null` without connections.
     pub max_over_mean: Option<f64>,
@@ -56,18 +62,18 @@ pub struct ServiceSummary {
 }
 
 /// Another node.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Node {
     /// Its name.
     pub node: String,
-    /// How old its last report is.
+    /// Seconds since its last report.
     pub age_seconds: f64,
     /// Connections it opens per second.
     pub opens_per_second: f64,
 }
 
 /// What the API answers when it cannot.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// What is wrong and what to do.
     pub error: String,

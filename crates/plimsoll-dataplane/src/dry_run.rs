@@ -4,7 +4,8 @@
 //! not cheap. What no rule counted is inferred: a connection that was not in the last dump was opened since, and its
 //! age is known from there on. For that up to [`Config::remembered`] connections are remembered, as 64-bit hashes;
 //! those beyond are counted as open, but not as opened, and have no age. What opens and is forgotten by conntrack
-//! between two dumps is missed. Refused and unanswered connections are not known.
+//! between two dumps is missed. Refused connections are not in a dump, since conntrack forgets them at once, and
+//! unanswered ones are not told from those that are being opened: neither is known.
 
 use std::collections::hash_map::{DefaultHasher, Entry as Place};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -272,7 +273,7 @@ impl Dumps {
                 hosted[place] = count;
             }
         }
-        let some = |count: &Count| count.open > 0 || count.opened > 0;
+        let some = |count: &Count| *count != Count::none(count.endpoint);
         Counts { slots, hosted, sent: self.sent.counts(self.turn, ages).filter(some).collect() }
     }
 

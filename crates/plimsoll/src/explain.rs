@@ -14,11 +14,18 @@ use crate::output::{self, Form, percent, seconds};
 SHARE is the endpoint's part of this node's new connections, FAIR the part of the load that is its due, LEVEL its
 open connections per capacity relative to the Service's mean: 1.00 is the waterline.
 
+All Services that fit what was asked are explained, one by one:
+  web              of every namespace that has a `web`, with all its ports, in both families
+  shop/web         the one in `shop`
+  shop/web:http    the port of that name alone
+  shop/web:80      the port that clients reach on 80 (or on node port 80), unless a port is named `80`
+  shop/web/ipv4    one family alone; after a port too: `shop/web:http/ipv4`
+
 Examples:
   plimsoll explain shop/web
-  plimsoll explain web:http -o json")]
+  plimsoll explain web:80 -o json")]
 pub(crate) struct Options {
-    /// The Service: `web`, `shop/web`, `shop/web:http` or `shop/web:http/ipv4`
+    /// The Service: `web`, `shop/web`, `shop/web:http`, `shop/web:80`, `shop/web:http/ipv4`
     service: String,
     #[command(flatten)]
     agent: Agent,
@@ -51,7 +58,11 @@ fn show(explanation: &Explanation) -> std::io::Result<()> {
         explanation.service, explanation.node, explanation.mode, explanation.policy
     )?;
     for key in &explanation.keys {
-        let word = if key.taken { "balanced" } else { "left to the proxy below" };
+        let word = match (key.taken, explanation.dry_run) {
+            (true, false) => "balanced",
+            (true, true) => "would be balanced (dry run)",
+            (false, _) => "left to the proxy below",
+        };
         writeln!(out, "  {}: {word}: {}", key.key, key.because)?;
     }
     writeln!(out)?;

@@ -28,17 +28,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         output::json(&status)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let ready =
-        if status.ready { "ready".into() } else { format!("waiting for {}", status.waiting_for.join(", ")) };
     let head = vec![vec![
         status.node.clone(),
-        ready,
+        if status.ready { "ready" } else { "not ready" }.into(),
         seconds(Some(status.uptime_seconds)),
         status.dataplane.clone(),
         status.store.clone(),
         status.version.clone(),
     ]];
     output::columns(&["NODE", "STATE", ">UP", "DATAPLANE", "STORE", "VERSION"], &head)?;
+    if status.dataplane == "dry_run" {
+        writeln!(std::io::stdout(), "DRY RUN: it counts and decides, and nothing of it is in the kernel.")?;
+    }
+    for what in &status.waiting_for {
+        writeln!(std::io::stdout(), "WAITS FOR: {what}")?;
+    }
     for trouble in &status.troubles {
         writeln!(std::io::stdout(), "TROUBLE: {trouble}")?;
     }

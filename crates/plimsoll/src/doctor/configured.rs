@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use plimsoll_agent::Config;
-use plimsoll_core::service::Service;
+use plimsoll_core::service::{NodeName, Service};
 
 use super::finding::Finding;
 
@@ -19,6 +19,8 @@ pub(super) struct Configured {
     /// The configuration, where there is a valid one.
     pub(super) config: Option<Config>,
     pub(super) services: Vec<Arc<Service>>,
+    /// The nodes that the Services file lists.
+    pub(super) nodes: Vec<String>,
 }
 
 /// Reads the configuration that was named, or else the usual one if it is there.
@@ -38,6 +40,7 @@ pub(super) fn check(named: Option<&PathBuf>) -> Configured {
             let what = format!("{} is valid; this node is {node}", path.display());
             configured.findings.push(Finding::ok("configuration", what));
             services(&mut configured, &config);
+            place(&mut configured, &config, &node);
             keys(&mut configured, &config);
             configured.config = Some(config);
         }
@@ -64,6 +67,39 @@ fn services(configured: &mut Configured, config: &Config) {
             "correct it; an agent does not start without valid Services",
         ),
     });
+}
+
+/// This node's place among those of the Services file.
+fn place(configured: &mut Configured, config: &Config, node: &NodeName) {
+    let plimsoll_discovery::Config::File(file) = &config.discovery;
+    let text = std::fs::read_to_string(&file.path).unwrap_or_default();
+    // An invalid file is told of already.
+    let Ok(contents) = plimsoll_discovery::file::parse(&text) else { return };
+    configured.nodes = contents.nodes.iter().map(|listed| listed.name.to_string()).collect();
+    let endpoints: Vec<_> = contents.services.iter().flat_map(|service| &service.endpoints).collect();
+    let hosted = endpoints.iter().filter(|endpoint| endpoint.node.as_ref() == Some(node)).count();
+    configured.findings.extend(placed(node, &configured.nodes, endpoints.len(), hosted));
+}
+
+fn placed(node: &NodeName, nodes: &[String], endpoints: usize, hosted: usize) -> Option<Finding> {
+    if !nodes.is_empty() && !nodes.iter().any(|listed| listed == node.as_str()) {
+        let listed = nodes.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Some(Finding::warning(
+            "node",
+            format!("this node is {node}, which is not among the nodes of the Services file ({listed})"),
+            "set `node` in the configuration (or --node) to its name there, or add it to `nodes` in the file",
+        ));
+    }
+    match (endpoints, hosted) {
+        (0, _) => None,
+        (_, 0) => Some(Finding::warning(
+            "node",
+            format!("no endpoint of the Services file names {node}: this agent would count for nobody else"),
+            "if endpoints run here, write this name as their `node:`, or set `node` in the configuration (or --node) \
+             to the name they have; if this node only sends connections, there is nothing to do",
+        )),
+        (_, hosted) => Some(Finding::ok("node", format!("{node} hosts {hosted} of {endpoints} endpoints"))),
+    }
 }
 
 fn keys(configured: &mut Configured, config: &Config) {
@@ -101,6 +137,20 @@ fn secrecy(path: &Path, mode: u32) -> Finding {
 mod tests {
     use super::super::finding::Verdict;
     use super::*;
+
+    #[test]
+    fn a_node_has_its_place_in_the_file() {
+        let node = NodeName::new("n1");
+        let verdict = |nodes: &[&str], endpoints, hosted| {
+            let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+            placed(&node, &nodes, endpoints, hosted).map(|finding| finding.verdict)
+        };
+        assert_eq!(verdict(&[], 0, 0), None);
+        assert_eq!(verdict(&[], 4, 2), Some(Verdict::Ok));
+        assert_eq!(verdict(&["n1", "n2"], 4, 2), Some(Verdict::Ok));
+        assert_eq!(verdict(&["n1", "n2"], 4, 0), Some(Verdict::Warning));
+        assert_eq!(verdict(&["n2", "n3"], 0, 0), Some(Verdict::Warning));
+    }
 
     #[test]
     fn a_key_is_a_secret() {

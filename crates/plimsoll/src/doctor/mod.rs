@@ -11,6 +11,7 @@ mod host;
 mod forwarding;
 mod rivals;
 mod reach;
+mod peers;
 mod configured;
 
 use std::io::Write as _;
@@ -27,9 +28,10 @@ use crate::output::{self, Form};
 /// Options of `plimsoll doctor`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Looks at the kernel, rights, conntrack, forwarding, the rules of others, routes, ports, and the configuration with the
-files it names. Changes nothing: what has to be tried is tried in a network namespace that goes away. To be run as
-root, with the rights and in the network namespace the agent will have.
+Looks at the kernel, rights, conntrack, forwarding, the rules of others, routes, ports, the configuration with the files
+it names, and the peers: each is sent one empty datagram, which an agent drops. Changes nothing: what has to be tried
+is tried in a network namespace that goes away. To be run as root, with the rights and in the network namespace the
+agent will have.
 
 A note is worth knowing, or could not be found out. A warning means that it works, but not for everything. A problem
 keeps Plimsoll from working; exit code 3 says that there is one.
@@ -99,7 +101,10 @@ fn examine(options: &Options) -> Vec<Finding> {
     }
     findings.push(reach::routes(&configured.services));
     if let Some(config) = &configured.config {
-        findings.extend(reach::ports(config));
+        let agent = reach::agent(config.api.listen);
+        findings.extend(reach::ports(config, agent.as_ref()));
+        findings.extend(peers::check(config));
+        findings.extend(agent.and_then(|agent| peers::heard(&agent, &configured.nodes)));
     }
     findings.extend(configured.findings);
     findings

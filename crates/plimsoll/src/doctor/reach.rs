@@ -102,20 +102,20 @@ enum Port {
 }
 
 /// Tries the ports that the agent of this configuration would listen on.
-pub(super) fn ports(config: &Config) -> Vec<Finding> {
+pub(super) fn ports(config: &Config, agent: Option<&Status>) -> Vec<Finding> {
     let listen = config.api.listen;
-    let agent = asked(listen);
+    let agent = agent.map(|agent| agent.node.as_str());
     let api = tried(&TcpListener::bind(listen).map(|_| ()));
-    let mut findings = vec![port("api-port", "tcp", listen, api, agent.as_deref(), "api.listen")];
+    let mut findings = vec![port("api-port", "tcp", listen, api, agent, "api.listen")];
     if let plimsoll_store::Config::Mesh(mesh) = &config.store {
         let bound = tried(&UdpSocket::bind(mesh.bind).map(|_| ()));
-        findings.push(port("mesh-port", "udp", mesh.bind, bound, agent.as_deref(), "store.mesh.bind"));
+        findings.push(port("mesh-port", "udp", mesh.bind, bound, agent, "store.mesh.bind"));
     }
     findings
 }
 
-/// The node of the agent that answers here, if one does.
-fn asked(listen: SocketAddr) -> Option<String> {
+/// What the agent that answers here says of itself, if one does.
+pub(super) fn agent(listen: SocketAddr) -> Option<Status> {
     let mut address = listen;
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() {
@@ -124,8 +124,7 @@ fn asked(listen: SocketAddr) -> Option<String> {
             Ipv6Addr::LOCALHOST.into()
         });
     }
-    let status: Status = Agent { agent: address.to_string() }.get("/v1/status").ok()?;
-    Some(status.node)
+    Agent { agent: address.to_string() }.get("/v1/status").ok()
 }
 
 fn tried(result: &std::io::Result<()>) -> Port {

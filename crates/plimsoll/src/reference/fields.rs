@@ -4,16 +4,24 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-/// The sections of a schema.
+/// The sections of a schema of what people write.
 pub(super) fn page(schema: &Value, title: &str) -> String {
-    let mut page = Page { schema, text: String::new() };
+    let mut page = Page { schema, text: String::new(), is_answer: false };
     page.object("", title, "", schema);
+    page.text
+}
+
+/// The sections of a schema of what the program answers: nothing is left out, but some is `null`.
+pub(super) fn answer(schema: &Value, title: &str) -> String {
+    let mut page = Page { schema, text: String::new(), is_answer: true };
+    page.object("", title, schema["description"].as_str().unwrap_or_default(), schema);
     page.text
 }
 
 struct Page<'a> {
     schema: &'a Value,
     text: String,
+    is_answer: bool,
 }
 
 impl<'a> Page<'a> {
@@ -28,17 +36,22 @@ impl<'a> Page<'a> {
         };
         let mut fields: Vec<(&String, &'a Value)> =
             object["properties"].as_object().into_iter().flatten().collect();
-        // What must be given comes first; the others stay in order.
-        fields.sort_by_key(|(name, _)| !required(name));
-        self.text += "| field | type | default | meaning |\n|---|---|---|---|\n";
+        if self.is_answer {
+            self.text += "| field | type | meaning |\n|---|---|---|\n";
+        } else {
+            // What must be given comes first; the others stay in order.
+            fields.sort_by_key(|(name, _)| !required(name));
+            self.text += "| field | type | default | meaning |\n|---|---|---|---|\n";
+        }
         for (name, field) in &fields {
-            let default = if required(name) { "*required*".into() } else { self.default(name, field) };
-            let _ = writeln!(
-                self.text,
-                "| `{name}` | {} | {default} | {} |",
-                self.type_of(field),
-                cell(&self.about(field))
-            );
+            let (kind, about) = (self.type_of(field), cell(&self.about(field)));
+            let row = match self.is_answer {
+                true if is_nullable(field) => format!("| `{name}` | {kind} or `null` | {about} |"),
+                true => format!("| `{name}` | {kind} | {about} |"),
+                false if required(name) => format!("| `{name}` | {kind} | *required* | {about} |"),
+                false => format!("| `{name}` | {kind} | {} | {about} |", self.default(name, field)),
+            };
+            let _ = writeln!(self.text, "{row}");
         }
         self.text.push('\n');
         for (name, field) in fields {
@@ -142,6 +155,11 @@ impl<'a> Page<'a> {
     }
 }
 
+/// Whether a field may be `null`.
+fn is_nullable(field: &Value) -> bool {
+    field["type"].as_array().is_some_and(|types| types.iter().any(|known| known == "null"))
+}
+
 /// The words of a field that is one of some words.
 fn words(schema: &Value) -> Option<Vec<&str>> {
     schema["oneOf"].as_array()?.iter().map(|one| one["const"].as_str()).collect()
@@ -169,6 +187,36 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_answer_has_no_defaults() {
+        let schema = json!({
+            "description": "An answer.",
+            "properties": {
+                "age": {"type": ["number", "null"], "description": "Seconds."},
+                "nodes": {"type": "array", "items": {"$ref": "#/$defs/Node"}},
+            },
+            "$defs": {"Node": {"properties": {"name": {"type": "string"}}}},
+        });
+        expect![[r"
+            ## Answer
+
+            An answer.
+
+            | field | type | meaning |
+            |---|---|---|
+            | `age` | number or `null` | Seconds. |
+            | `nodes` | list of sections |  |
+
+            ## `nodes[]`
+
+            | field | type | meaning |
+            |---|---|---|
+            | `name` | text |  |
+
+        "]]
+        .assert_eq(&answer(&schema, "Answer"));
+    }
 
     #[test]
     fn sections_rows_and_ways() {

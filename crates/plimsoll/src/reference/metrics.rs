@@ -16,11 +16,16 @@ struct Metric {
 pub(super) fn page(scrape: &str) -> String {
     let mut text = "# Metrics\n\n\
         `GET /metrics` at the agent's address (`api.listen`, 127.0.0.1:9653 by default) answers in OpenMetrics text. \
-        Counters count since the start of the agent. A Service is `name:port/family`.\n\n\
+        Counters count since the start of the agent; ages are as of the scrape. A `service` is `name:port/family`, one \
+        of those in the Services file; a `kind` is one of a few words. Each port and family of a Service has five series.\n\n\
         | metric | kind | labels | meaning |\n|---|---|---|---|\n"
         .to_owned();
     for metric in metrics(scrape) {
-        let name = if metric.kind == "counter" { format!("{}_total", metric.name) } else { metric.name };
+        let name = match metric.kind.as_str() {
+            "counter" => format!("{}_total", metric.name),
+            "info" => format!("{}_info", metric.name),
+            _ => metric.name,
+        };
         let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         let labels = if labels.is_empty() { "–".into() } else { labels.join(", ") };
         let _ = writeln!(text, "| `{name}` | {} | {labels} | {} |", metric.kind, metric.help);

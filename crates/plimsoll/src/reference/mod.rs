@@ -5,6 +5,7 @@
 mod fields;
 mod commands;
 mod metrics;
+mod api;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -20,6 +21,8 @@ pub(crate) enum Page {
     Commands,
     /// The agent's metrics.
     Metrics,
+    /// The agent's HTTP API.
+    Api,
 }
 
 /// How a page says that it must not be edited.
@@ -41,6 +44,7 @@ fn text(page: Page, command: &clap::Command) -> String {
         Page::ServicesFile => services_file(),
         Page::Commands => commands::page(command),
         Page::Metrics => metrics::page(&plimsoll_agent::sample_metrics()),
+        Page::Api => api::page(),
     };
     format!("{GENERATED}\n{}\n", body.trim_end())
 }

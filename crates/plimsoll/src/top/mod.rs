@@ -17,7 +17,10 @@ use model::{Message, Model};
 /// Options of `plimsoll top`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Keys: up and down choose a Service, Enter shows its endpoints, Esc goes back, q quits.
+Keys: up and down choose a Service, Enter shows its endpoints, Esc goes back, ? tells what the columns mean, q quits.
+
+A terminal of 80 columns is enough. Where there is not room for all columns, some go: of the Services first MODE, then
+ENDPOINTS, HELD BACK and OPEN; of the endpoints first FAIR, then NODE, OPEN, LIMIT and SHARE. Names are cut last.
 
 Examples:
   plimsoll top
@@ -89,6 +92,7 @@ fn meaning(key: KeyEvent) -> Option<Message> {
         KeyCode::Down | KeyCode::Char('j') => Some(Message::Down),
         KeyCode::Enter | KeyCode::Right => Some(Message::Enter),
         KeyCode::Esc | KeyCode::Left => Some(Message::Back),
+        KeyCode::Char('?' | 'h') => Some(Message::Help),
         _ => None,
     }
 }
@@ -96,7 +100,7 @@ fn meaning(key: KeyEvent) -> Option<Message> {
 /// Asks the agent for what the model shows.
 fn look(agent: &Agent, model: &mut Model) {
     let message = match model.service() {
-        None => agent.get::<Status>("/v1/status").map(Message::Status),
+        None => agent.get::<Status>("/v1/status").map(|status| Message::Status(Box::new(status))),
         Some(service) => {
             let path = format!("/v1/explain?service={}", query(service));
             agent.get::<Vec<Explanation>>(&path).map(Message::Endpoints)

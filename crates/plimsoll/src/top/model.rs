@@ -6,7 +6,7 @@ use plimsoll_api::{Explanation, ServiceSummary, Status};
 #[derive(Clone, Debug)]
 pub(super) enum Message {
     /// The agent's status.
-    Status(Status),
+    Status(Box<Status>),
     /// The endpoints of the Service that is shown.
     Endpoints(Vec<Explanation>),
     /// The agent did not answer.
@@ -15,6 +15,7 @@ pub(super) enum Message {
     Down,
     Enter,
     Back,
+    Help,
     Quit,
 }
 
@@ -28,6 +29,7 @@ pub(super) struct Model {
     service: Option<String>,
     endpoints: Vec<Explanation>,
     problem: Option<String>,
+    help: bool,
     done: bool,
 }
 
@@ -38,9 +40,14 @@ impl Model {
     }
 
     pub(super) fn update(&mut self, message: Message) {
+        let is_key = !matches!(message, Message::Status(_) | Message::Endpoints(_) | Message::Problem(_));
+        if is_key && std::mem::take(&mut self.help) && !matches!(message, Message::Quit) {
+            return;
+        }
         match message {
+            Message::Help => self.help = true,
             Message::Status(status) => {
-                self.status = status;
+                self.status = *status;
                 self.problem = None;
                 self.chosen = self.chosen.min(self.status.services.len().saturating_sub(1));
             }
@@ -65,6 +72,11 @@ impl Model {
 
     pub(super) fn is_done(&self) -> bool {
         self.done
+    }
+
+    /// Whether the help is shown, instead of all else.
+    pub(super) fn wants_help(&self) -> bool {
+        self.help
     }
 
     pub(super) fn problem(&self) -> Option<&str> {

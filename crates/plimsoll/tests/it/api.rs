@@ -7,7 +7,7 @@ use plimsoll_lab::{available, eventually};
 use rustix::process::Signal;
 
 use crate::agent::Agent;
-use crate::stage::{PROGRAMS, SOON, Stage};
+use crate::stage::{LEASE, PROGRAMS, SOON, Stage};
 
 fn problem(agent: &Agent, path: &str, status: u16) -> String {
     let answer = agent.ask(path).unwrap();
@@ -44,8 +44,13 @@ fn an_agent_answers_about_itself() {
     );
     let unknown = problem(agent, "/v1/explain?service=wev", 404);
     assert!(unknown.contains("wev") && services.iter().all(|name| unknown.contains(name)), "{unknown}");
-    assert!(problem(agent, "/v1/explain", 400).contains("service=NAME"));
-    assert_eq!(agent.get::<Vec<plimsoll_api::Explanation>>("/v1/explain?service=web").len(), 4);
+    for path in ["/v1/explain", "/v1/explain?service=a&service=b"] {
+        assert!(problem(agent, path, 400).contains("service=NAME"), "{path}");
+    }
+    for (name, count) in [("web", 4), ("web:http", 2), ("web:80", 2), ("web:53/ipv6", 1)] {
+        let path = format!("/v1/explain?service={name}");
+        assert_eq!(agent.get::<Vec<plimsoll_api::Explanation>>(&path).len(), count, "{name}");
+    }
 }
 
 #[test]
@@ -94,8 +99,11 @@ fn families(text: &str) -> BTreeMap<String, String> {
             let (name, kind) = rest.split_once(' ').expect(line);
             assert!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "twice: {line}");
             name.clone_into(&mut family);
+        } else if let Some(rest) = line.strip_prefix("# UNIT ") {
+            let (name, unit) = rest.split_once(' ').expect(line);
+            assert!(name == family && name.ends_with(&format!("_{unit}")), "{line}");
         } else {
-            assert!(!line.starts_with('#'), "neither help nor type: {line}");
+            assert!(!line.starts_with('#'), "neither help nor type nor unit: {line}");
             let (sample, value) = line.rsplit_once(' ').expect(line);
             assert!(value.parse::<f64>().is_ok(), "{line}");
             assert!(samples.insert(sample.to_owned()), "twice: {line}");
@@ -103,6 +111,7 @@ fn families(text: &str) -> BTreeMap<String, String> {
             let suffixes: &[&str] = match kinds[&family].as_str() {
                 "counter" => &["_total"],
                 "gauge" => &[""],
+                "info" => &["_info"],
                 "histogram" => &["_bucket", "_sum", "_count"],
                 other => panic!("{family} is a {other}"),
             };
@@ -136,13 +145,21 @@ fn metrics_are_openmetrics() {
         ("plimsoll_discovery_refusals", "counter"),
         ("plimsoll_service_open_connections", "gauge"),
         ("plimsoll_mesh_members", "gauge"),
-        ("plimsoll_mesh_rejected", "counter"),
+        ("plimsoll_mesh_rejected_datagrams", "counter"),
+        ("plimsoll_plan_age_seconds", "gauge"),
+        ("plimsoll_counts_age_seconds", "gauge"),
+        ("plimsoll_mesh_sent_bytes", "counter"),
+        ("plimsoll_build", "info"),
     ];
     for (name, kind) in expected {
         assert_eq!(families.get(name).map(String::as_str), Some(kind), "{name}");
     }
     assert_eq!(agent.metric("plimsoll_ready"), 1.0);
     assert!(eventually(SOON, || agent.metric("plimsoll_mesh_members") == 1.0));
+    // The dataplane counts every report interval, and renews leases every third of one.
+    let recent = |name: &str, limit: std::time::Duration| agent.metric(name) < limit.as_secs_f64();
+    assert!(eventually(SOON, || recent("plimsoll_plan_age_seconds", LEASE)));
+    assert!(eventually(SOON, || recent("plimsoll_counts_age_seconds", LEASE)));
     for family in ["ipv4", "ipv6"] {
         let open = format!("plimsoll_service_open_connections{{service=\"web:http/{family}\"}}");
         assert_eq!(agent.metric(&open), 6.0);

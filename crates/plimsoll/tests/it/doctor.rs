@@ -1,20 +1,27 @@
 //! `plimsoll doctor` in network namespaces that have, or have not, what it should find.
 
 use plimsoll_lab::available;
+use plimsoll_lab::cluster::Cluster;
 use plimsoll_lab::namespace::Namespace;
 use serde_json::Value;
 
 use super::plimsoll;
 
-/// A namespace with a route to everywhere.
-fn namespace() -> Namespace {
+/// The programs these tests need.
+const PROGRAMS: &[&str] = &["ip", "nft"];
+
+/// A namespace with a route to everywhere; nothing where there can be none.
+fn namespace() -> Option<Namespace> {
+    if !available(PROGRAMS) {
+        return None;
+    }
     let namespace = Namespace::new("doctor").unwrap();
     namespace
         .ip("link add veth0 type veth peer name veth1\nlink set veth0 up\nlink set veth1 up\n\
              addr add 10.0.0.1/24 dev veth0\nroute add default via 10.0.0.2\n")
         .unwrap();
     namespace.sysctl(&[("net/ipv4/ip_forward", "1")]).unwrap();
-    namespace
+    Some(namespace)
 }
 
 /// Loads rules; nft wants an end of line before a brace that closes.
@@ -55,10 +62,7 @@ fn doctor(namespace: &Namespace, arguments: &[&str]) -> Answer {
 
 #[test]
 fn a_clean_namespace_has_no_problem_and_stays_clean() {
-    if !available(&["ip", "nft"]) {
-        return;
-    }
-    let namespace = namespace();
+    let Some(namespace) = namespace() else { return };
     let answer = doctor(&namespace, &[]);
     assert!(answer.ok, "{:?}", answer.findings);
     assert_eq!(answer.code, Some(0));
@@ -70,10 +74,7 @@ fn a_clean_namespace_has_no_problem_and_stays_clean() {
 
 #[test]
 fn a_forward_chain_that_drops_is_found_until_it_accepts_translated_connections() {
-    if !available(&["ip", "nft"]) {
-        return;
-    }
-    let namespace = namespace();
+    let Some(namespace) = namespace() else { return };
     let wall =
         "table inet wall { chain ahead { type filter hook forward priority 0; policy drop; counter; } }";
     rules(&namespace, wall);
@@ -90,10 +91,7 @@ fn a_forward_chain_that_drops_is_found_until_it_accepts_translated_connections()
 
 #[test]
 fn a_last_rule_that_rejects_is_found() {
-    if !available(&["ip", "nft"]) {
-        return;
-    }
-    let namespace = namespace();
+    let Some(namespace) = namespace() else { return };
     let wall = "table inet wall { chain ahead { type filter hook forward priority 0; policy accept; \
                 ct state established accept; counter reject; } }";
     rules(&namespace, wall);
@@ -102,10 +100,7 @@ fn a_last_rule_that_rejects_is_found() {
 
 #[test]
 fn a_chain_that_decides_first_is_found() {
-    if !available(&["ip", "nft"]) {
-        return;
-    }
-    let namespace = namespace();
+    let Some(namespace) = namespace() else { return };
     rules(&namespace, "table ip early { chain pre { type nat hook prerouting priority -110; } }");
     rules(&namespace, "table ip late { chain pre { type nat hook prerouting priority -100; } }");
     let answer = doctor(&namespace, &[]);
@@ -118,10 +113,7 @@ fn a_chain_that_decides_first_is_found() {
 
 #[test]
 fn a_foreign_writer_of_our_mark_bits_is_found() {
-    if !available(&["ip", "nft"]) {
-        return;
-    }
-    let namespace = namespace();
+    let Some(namespace) = namespace() else { return };
     let verdict = |rule: &str| {
         rules(&namespace, "add table ip marks\ndelete table ip marks\n");
         let hook = "type filter hook prerouting priority 0";
@@ -143,20 +135,14 @@ fn a_foreign_writer_of_our_mark_bits_is_found() {
 
 #[test]
 fn a_table_that_nobody_owns_is_found() {
-    if !available(&["ip", "nft"]) {
-        return;
-    }
-    let namespace = namespace();
+    let Some(namespace) = namespace() else { return };
     namespace.nft("add table inet plimsoll").unwrap();
     assert_eq!(doctor(&namespace, &[]).verdict("table"), "warning");
 }
 
 #[test]
 fn a_configuration_is_followed_to_what_it_names() {
-    if !available(&["ip", "nft"]) {
-        return;
-    }
-    let namespace = namespace();
+    let Some(namespace) = namespace() else { return };
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("agent.yaml");
     let services = directory.path().join("services.yaml");
@@ -184,6 +170,70 @@ fn a_configuration_is_followed_to_what_it_names() {
     assert_eq!((answer.verdict("api-port"), answer.code), ("problem", Some(3)));
 }
 
+#[test]
+fn a_node_that_the_file_does_not_know_is_found() {
+    let Some(namespace) = namespace() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("agent.yaml");
+    let services = directory.path().join("services.yaml");
+    let web = "services:\n- name: web\n  addresses: [10.96.0.1]\n  ports: [{port: 80}]\n";
+    let verdict = |node: &str, file: &str| {
+        std::fs::write(&services, file).unwrap();
+        let text = format!("node: {node}\ndiscovery: {{file: {{path: {}}}}}\n", services.display());
+        std::fs::write(&config, text).unwrap();
+        let answer = doctor(&namespace, &["--config", config.to_str().unwrap()]);
+        let finding = answer.finding("node").clone();
+        (finding["verdict"].as_str().unwrap().to_owned(), finding["what"].as_str().unwrap().to_owned())
+    };
+    let hosting = format!("{web}  endpoints: [{{address: 10.1.0.11, node: n1}}, {{address: 10.1.0.12}}]\n");
+    assert_eq!(verdict("n1", &hosting), ("ok".into(), "n1 hosts 1 of 2 endpoints".into()));
+    let (found, what) = verdict("n2", &hosting);
+    assert!(found == "warning" && what.contains("names n2"), "{what}");
+    let (found, what) = verdict("n2", &format!("nodes: [{{name: n1}}]\n{hosting}"));
+    assert!(found == "warning" && what.contains("among the nodes") && what.contains("(n1)"), "{what}");
+}
+
+#[test]
+fn peers_that_do_not_resolve_or_listen_are_told() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let cluster = Cluster::new(3).unwrap();
+    let [here, silent, refusing] = [0, 1, 2].map(|node| &cluster.nodes[node].host);
+    // It takes datagrams and says nothing, as an agent does to a stranger.
+    let _listens = silent.namespace.udp((silent.v4, 9653).into()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("agent.yaml");
+    let services = directory.path().join("services.yaml");
+    std::fs::write(&services, "services: []\n").unwrap();
+    let findings = |peers: &str| -> Vec<(String, String)> {
+        let text = format!(
+            "node: n1\ndiscovery: {{file: {{path: {}}}}}\nstore: {{mesh: {{insecure: true, peers: [{peers}]}}}}\n",
+            services.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let answer = doctor(&here.namespace, &["--config", config.to_str().unwrap()]);
+        let found = answer.findings.iter().filter(|finding| finding["check"] == "mesh-peers");
+        let words = |finding: &Value, field: &str| finding[field].as_str().unwrap().to_owned();
+        found.map(|finding| (words(finding, "verdict"), words(finding, "what"))).collect()
+    };
+    let good = format!("{}, {}, '{}'", here.v4, silent.v4, here.v6);
+    let found = findings(&good);
+    assert!(found.len() == 1 && found[0].0 == "ok", "{found:?}");
+    here.namespace.ip("route del default").unwrap();
+    let found = findings(&format!("{good}, {}, nowhere.invalid, 203.0.113.1", refusing.v4));
+    let expected = [
+        ("warning", "do not resolve: nowhere.invalid"),
+        ("warning", "cannot be reached: 203.0.113.1"),
+        ("note", &format!("nobody listens at {}", refusing.v4)),
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:?}");
+    for ((verdict, what), (expected, begins)) in found.iter().zip(expected) {
+        assert!(verdict == expected && what.starts_with(begins), "{verdict}: {what}");
+    }
+    assert_eq!(findings(&here.v4.to_string())[0].0, "note", "no other node is named");
+}
+
 /// An agent that ends with the test.
 struct Agent(std::process::Child);
 
@@ -196,10 +246,7 @@ impl Drop for Agent {
 
 #[test]
 fn a_running_agent_is_told_from_strangers() {
-    if !available(&["ip", "nft"]) {
-        return;
-    }
-    let namespace = namespace();
+    let Some(namespace) = namespace() else { return };
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("agent.yaml");
     let services = directory.path().join("services.yaml");
@@ -231,10 +278,7 @@ fn a_running_agent_is_told_from_strangers() {
 
 #[test]
 fn bridges_without_netfilter_are_found() {
-    if !available(&["ip", "nft"]) {
-        return;
-    }
-    let namespace = namespace();
+    let Some(namespace) = namespace() else { return };
     assert_eq!(doctor(&namespace, &[]).verdict("bridges"), "ok");
     if namespace.ip("link add br0 type bridge").is_err() {
         assert!(std::env::var_os("PLIMSOLL_REQUIRE_ALL_TESTS").is_none(), "this kernel has no bridges");

@@ -4,7 +4,29 @@ use std::process::Command;
 
 use plimsoll_lab::available;
 
-use crate::stage::{PROGRAMS, Stage};
+use crate::stage::{Held, Load, PROGRAMS, Stage};
+
+/// A node whose agent serves connections that are open and ones that come.
+struct Serving {
+    // Before the stage they run on goes.
+    load: Load,
+    held: Held,
+    /// Our rules, before anybody meddles.
+    before: String,
+    stage: Stage,
+}
+
+/// Nothing where there can be none.
+fn serving() -> Option<Serving> {
+    if !available(PROGRAMS) {
+        return None;
+    }
+    let stage = Stage::running(1, 3);
+    let held = stage.hold(0, 20);
+    let load = stage.load();
+    let before = rules(&stage);
+    Some(Serving { load, held, before, stage })
+}
 
 /// The table without what the agent itself changes: elements, counters, and the chain that names the age slot.
 fn rules(stage: &Stage) -> String {
@@ -16,14 +38,8 @@ fn rules(stage: &Stage) -> String {
 
 #[test]
 fn foreign_edits_are_refused() {
-    if !available(PROGRAMS) {
-        return;
-    }
-    let stage = Stage::running(1, 3);
+    let Some(Serving { load, held, before, stage }) = serving() else { return };
     let node = &stage.cluster.nodes[0].host.namespace;
-    let held = stage.hold(0, 20);
-    let load = stage.load();
-    let before = rules(&stage);
     let names = |kind: &str| -> Vec<String> {
         let words = before.lines().filter_map(|line| line.trim().strip_prefix(kind)?.strip_suffix(" {"));
         words.map(str::to_owned).collect()
@@ -56,14 +72,8 @@ fn foreign_edits_are_refused() {
 
 #[test]
 fn flushing_the_ruleset_passes_our_table_by() {
-    if !available(PROGRAMS) {
-        return;
-    }
-    let stage = Stage::running(1, 3);
+    let Some(Serving { load, held, before, stage }) = serving() else { return };
     let node = &stage.cluster.nodes[0].host.namespace;
-    let held = stage.hold(0, 20);
-    let load = stage.load();
-    let before = rules(&stage);
     for _ in 0..20 {
         node.nft("flush ruleset").unwrap();
         load.pass(3);

@@ -11,6 +11,7 @@ mod bad_input;
 mod check_config;
 mod counts;
 mod doctor;
+mod dry_run;
 mod ends;
 mod foreign;
 mod partition;

@@ -49,6 +49,11 @@ impl List {
         }
     }
 
+    /// Goes on with another policy, which has no memory; the guard's stays.
+    pub(super) fn set_policy(&mut self, kind: PolicyKind, policies: &policy::Parameters) {
+        self.policy = policy::build(kind, policies);
+    }
+
     /// Sets who is in the list. Who was in it keeps its history; who joins a list that was decided before is new.
     pub(super) fn set_members(&mut self, now: Timestamp, service: &Service, eligible: &[usize], view: &View) {
         let members = eligible.iter().map(|&i| {

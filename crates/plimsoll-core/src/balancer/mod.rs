@@ -234,8 +234,9 @@ impl Balancer {
         let balanced = self.services.at_mut(number).expect("it was there or was inserted");
         balanced.service = service.clone();
         if before.as_ref().is_some_and(|before| before.policy.unwrap_or(self.parameters.policy) != kind) {
-            balanced.cluster = list(&self.parameters);
-            balanced.local = None;
+            for list in [&mut balanced.cluster].into_iter().chain(&mut balanced.local) {
+                list.set_policy(kind, &self.parameters.policies);
+            }
         }
         balanced.cluster.set_members(now, service, &eligible::cluster(service, &self.here), &self.view);
         if [service.internal_policy, service.external_policy].contains(&TrafficPolicy::Local) {

@@ -14,7 +14,10 @@ mod parameters;
 pub use install::install;
 pub use parameters::Parameters;
 
+use std::collections::BTreeMap;
+
 use crate::policy::{Group, Limit, Line, Memory, Row, Share, ease_in, figure, pour};
+use crate::service::EndpointId;
 use evidence::{Evidence, Lapse, Peers, Signs};
 
 #[cfg(test)]
@@ -33,6 +36,8 @@ const LEAST_FAILING: f64 = 5.0;
 pub struct Guard {
     parameters: Parameters,
     memory: Memory<Watch>,
+    /// Who left while it was held back.
+    absent: BTreeMap<EndpointId, Watch>,
     peers: Peers,
     /// Room to work in, kept from one decision to the next.
     lines: Vec<Line>,
@@ -84,6 +89,7 @@ impl Guard {
         Guard {
             parameters: parameters.clone(),
             memory: Memory::new(),
+            absent: BTreeMap::new(),
             peers: Peers::default(),
             lines: Vec::new(),
             causes: Vec::new(),
@@ -94,7 +100,7 @@ impl Guard {
     /// Bounds the shares that a policy decided, one per row; they sum to 1 before and after. Says in
     /// [`Share::limit`] which bound was hit; where none was, what the policy said stays.
     pub fn bound(&mut self, group: &Group<'_>, shares: &mut [Share]) {
-        self.memory.align(group.rows, |_| Watch::new());
+        self.remember(group);
         if let [only] = shares {
             only.share = 1.0;
             only.limit = None;
@@ -109,6 +115,21 @@ impl Guard {
         for (watch, share) in self.memory.values_mut().iter_mut().zip(shares.iter()) {
             watch.share = Some(share.share);
         }
+    }
+
+    /// Brings memory in line with the rows. To leave and come back does not make an endpoint better: what was held
+    /// against it is still there, and its term went on.
+    fn remember(&mut self, group: &Group<'_>) {
+        let elapsed = figure(group.elapsed).unwrap_or(0.0);
+        self.absent.retain(|_, watch| {
+            watch.since += elapsed;
+            watch.since < CLEAN
+        });
+        let held = self.memory.gone(group.rows).filter(|(_, watch)| watch.standing != Standing::Fine);
+        self.absent.extend(held.map(|(endpoint, watch)| (endpoint, Watch { share: None, ..*watch })));
+        let absent = &mut self.absent;
+        self.memory
+            .align(group.rows, |place| absent.remove(&group.rows[place].endpoint).unwrap_or_else(Watch::new));
     }
 
     /// Collects evidence.

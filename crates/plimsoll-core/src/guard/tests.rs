@@ -393,6 +393,30 @@ fn one_of_two_that_fails_comes_back() {
 }
 
 #[test]
+fn to_leave_and_come_back_does_not_make_an_endpoint_better() {
+    let mut rows: Vec<Row> = (0..4)
+        .map(|i| Row {
+            load: Load { opens_per_second: 20.0, open: 50.0, young: 20.0, ..Load::default() },
+            ..row(i)
+        })
+        .collect();
+    rows[1].load.failures_per_second = 60.0;
+    let mut guard = Guard::new(&Parameters::default());
+    let failing = settle(&mut guard, Kind::Equal, &rows, 4)[1];
+    assert_eq!(failing.limit, Some(Limit::Failing));
+    let others: Vec<Row> = [&rows[..1], &rows[2..]].concat();
+    settle(&mut guard, Kind::Equal, &others, 6);
+    // It answers now, but nobody has seen that yet.
+    rows[1].load = Load::default();
+    assert_eq!(settle(&mut guard, Kind::Equal, &rows, 1)[1].limit, Some(Limit::Failing));
+    // Its term went on meanwhile; one that is long gone is a new one.
+    settle(&mut guard, Kind::Equal, &others, 30);
+    assert_eq!(settle(&mut guard, Kind::Equal, &rows, 1)[1].limit, Some(Limit::Recovering));
+    settle(&mut guard, Kind::Equal, &others, 300);
+    assert_eq!(settle(&mut guard, Kind::Equal, &rows, 1)[1].share, 0.25);
+}
+
+#[test]
 fn a_common_overload_freezes_shares() {
     let mut rows: Vec<Row> = (0..4)
         .map(|i| Row {

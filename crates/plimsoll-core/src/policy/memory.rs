@@ -26,9 +26,7 @@ impl<T: Clone> Memory<T> {
 
     /// Brings the memory into the order of `rows`, which are sorted; what is new starts with `fresh(index)`.
     pub(crate) fn align(&mut self, rows: &[Row], mut fresh: impl FnMut(usize) -> T) -> Turnover {
-        if self.endpoints.len() == rows.len()
-            && self.endpoints.iter().zip(rows).all(|(endpoint, row)| *endpoint == row.endpoint)
-        {
+        if self.is_aligned(rows) {
             return Turnover::default();
         }
         let mut kept = 0;
@@ -46,6 +44,18 @@ impl<T: Clone> Memory<T> {
         self.endpoints.clear();
         self.endpoints.extend(rows.iter().map(|row| row.endpoint));
         turnover
+    }
+
+    fn is_aligned(&self, rows: &[Row]) -> bool {
+        self.endpoints.iter().eq(rows.iter().map(|row| &row.endpoint))
+    }
+
+    /// Who is remembered and has no row, in the order of the endpoints.
+    pub(crate) fn gone(&self, rows: &[Row]) -> impl Iterator<Item = (EndpointId, &T)> {
+        let some_may_be = !self.is_aligned(rows);
+        let remembered = self.endpoints.iter().zip(&self.values).filter(move |_| some_may_be);
+        let has_row = |endpoint: &EndpointId| rows.binary_search_by_key(endpoint, |row| row.endpoint).is_ok();
+        remembered.filter(move |(endpoint, _)| !has_row(endpoint)).map(|(endpoint, value)| (*endpoint, value))
     }
 
     pub(crate) fn values(&self) -> &[T] {

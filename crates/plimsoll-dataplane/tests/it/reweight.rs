@@ -50,7 +50,7 @@ fn turn(
         let renew = done.load(Ordering::SeqCst).is_multiple_of(100);
         dataplane.apply(&Plan { changes, renew, ..Plan::default() }).unwrap();
         let transactions = done.fetch_add(1, Ordering::SeqCst) + 1;
-        if transactions % 50 == 0 {
+        if transactions.is_multiple_of(50) {
             dataplane.read().unwrap();
         }
         // Leaves the processor to the connections.

@@ -51,7 +51,7 @@ fn config() -> Config {
 }
 
 fn setup() -> Setup {
-    Setup { node_offset: 5, first_slot: 0 }
+    Setup { node_offset: 5, ..Setup::default() }
 }
 
 /// Two Services in both families: `web` with a NodePort and Local for outside clients, `dns` with affinity.
@@ -337,6 +337,33 @@ fn leases_expire_unless_renewed() {
         eventually("all leases expired", || leases() == 0);
         nftables.apply(&renew).unwrap();
         assert_eq!(leases(), 8);
+    });
+}
+
+#[test]
+fn without_an_owner_leases_alone_protect() {
+    in_namespace(|| {
+        let config = Config { lease: Span::from_millis(1_000), ..config() };
+        let unowned = Setup { unowned: true, ..setup() };
+        let mut nftables = Nftables::open(config.clone(), unowned).unwrap();
+        nftables.apply(&plan()).unwrap();
+        assert!(!nftables.is_owned() && !list().contains("owner"));
+        assert_eq!(leases(), 8);
+        // Anybody may remove it. The next fresh plan brings it back.
+        run("nft", &["delete", "table", "inet", "plimsoll"]).unwrap();
+        nftables.apply(&Plan { renew: true, ..Plan::default() }).unwrap_err();
+        nftables.apply(&plan()).unwrap();
+        assert_eq!((leases(), nftables.epoch()), (8, 2));
+        // It outlives who made it, but serves nobody for longer than a lease.
+        drop(nftables);
+        assert_eq!(run("nft", &["list", "tables"]).unwrap().trim(), "table inet plimsoll");
+        eventually("all leases expired", || leases() == 0);
+        // The next agent finds it and makes it its own.
+        let mut nftables = Nftables::open(config, setup()).unwrap();
+        nftables.apply(&plan()).unwrap();
+        assert!(nftables.is_owned());
+        drop(nftables);
+        assert_eq!(run("nft", &["list", "tables"]).unwrap(), "");
     });
 }
 

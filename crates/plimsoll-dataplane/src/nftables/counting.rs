@@ -5,6 +5,11 @@
 //! host's is of all connections to an endpoint in `hosted4`/`hosted6`; the sender's of those that this node
 //! translated to one in `known4`/`known6`. Both see the same packets, so they share the bits of the mark.
 //!
+//! A TCP connection is counted as opened when the client's ACK comes after the endpoint's SYN-ACK, as closed at the
+//! first FIN or RST; others as opened at the first reply. Which connections are to be counted is asked once, when they
+//! open: until then the mark of any TCP connection may say that its SYN was accepted, and what leads to no endpoint
+//! of ours loses that again. From then on a packet passes one test of the mark and one of the TCP flags.
+//!
 //! The number of the current age slot is written into the mark when a connection opens. Opens and closes are counted
 //! in sets of the slot's own, a *pair*; [`PAIRS`] pairs take turns. Closes of slots that are too old are counted
 //! together.

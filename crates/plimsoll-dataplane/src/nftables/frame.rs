@@ -244,10 +244,14 @@ fn make_source_nat(batch: &mut Batch) {
         });
     }
     for family in FAMILIES {
-        let protocols = batch.protocols(&ALL_PROTOCOLS);
+        let map = of_family(family, "masquerade_keys4", "masquerade_keys6");
+        // TCP, the most frequent, is not looked up in a set of protocols.
         batch.rule("source_nat", |r| {
-            let map = of_family(family, "masquerade_keys4", "masquerade_keys6");
-            r.protocols(protocols).original_key(family).verdict_map(map);
+            r.protocol(Protocol::Tcp).original_key(family).verdict_map(map);
+        });
+        let others = batch.protocols(&ALL_PROTOCOLS[1..]);
+        batch.rule("source_nat", |r| {
+            r.protocols(others).original_key(family).verdict_map(map);
         });
     }
     for family in FAMILIES {

@@ -116,7 +116,7 @@ impl Driven {
 }
 
 /// This thread's time on a CPU so far: what others do on the machine is not counted.
-fn on_cpu() -> Duration {
+pub(crate) fn on_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -5,6 +5,11 @@
 //! host's is of all connections to an endpoint in `hosted4`/`hosted6`; the sender's of those that this node
 //! translated to one in `known4`/`known6`. Both see the same packets, so they share the bits of the mark.
 //!
+//! A TCP connection is counted as opened when the client's ACK comes after the endpoint's SYN-ACK, as closed at the
+//! first FIN or RST; others as opened at the first reply. Which connections are to be counted is asked once, when they
+//! open: until then the mark of any TCP connection may say that its SYN was accepted, and what leads to no endpoint
+//! of ours loses that again. From then on a packet passes one test of the mark and one of the TCP flags.
+//!
 //! The number of the current age slot is written into the mark when a connection opens. Opens and closes are counted
 //! in sets of the slot's own, a *pair*; [`PAIRS`] pairs take turns. Closes of slots that are too old are counted
 //! together.
@@ -32,7 +37,10 @@ const PRIORITY: i32 = -150;
 
 const TCP: [u8; 1] = [Protocol::Tcp.number()];
 const OTHERS: [u8; 2] = [Protocol::Udp.number(), Protocol::Sctp.number()];
-const ALL: [u8; 3] = [Protocol::Tcp.number(), Protocol::Udp.number(), Protocol::Sctp.number()];
+/// The chains that open connections, and of which protocols.
+const OPEN: [(&str, &[u8]); 2] = [("open", &TCP), ("open_others", &OTHERS)];
+/// Room in the map of ages: told how many there can be, the kernel takes its fastest kind of set.
+const AGES: u32 = 32;
 
 /// An age slot: the number that marks carry and the pair of sets that counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,31 +167,18 @@ impl Turn {
 /// Writes the sets, chains and hooks that count.
 pub(super) fn make(batch: &mut Batch, bits: MarkBits, turn: Turn) {
     make_sets(batch);
-    for pair in 0..PAIRS as u8 {
-        let open = format!("open_{pair}");
-        batch.chain(&open);
-        count(batch, &open, &ALL, Members::Hosted, Counter::HostedOpened(pair));
-        count(batch, &open, &ALL, Members::Known, Counter::SentOpened(pair));
-        let close = format!("close_{pair}");
-        batch.chain(&close);
-        count(batch, &close, &TCP, Members::Hosted, Counter::HostedClosed(pair));
-        count(batch, &close, &TCP, Members::Known, Counter::SentClosed(pair));
-    }
-    batch.chain("close_old");
-    count(batch, "close_old", &TCP, Members::Hosted, Counter::HostedClosedOld);
-    count(batch, "close_old", &TCP, Members::Known, Counter::SentClosedOld);
-    make_refuse(batch, bits);
     let notes = notes::verdicts_by(Order::Host);
-    batch.set(&Set { notes: &notes, ..Set::map("age", Kind::MARK, Kind::VERDICT) });
-    batch.add("age", [age(bits, turn.current(), &format!("close_{}", turn.current().pair))]);
-    make_open(batch, bits, turn);
-    make_close(batch, bits);
+    batch.set(&Set { size: AGES, notes: &notes, ..Set::map("age", Kind::MARK, Kind::VERDICT) });
+    make_close(batch, bits, turn);
+    make_refuse(batch, bits);
+    for (chain, _) in OPEN {
+        batch.chain(chain);
+    }
+    fill_open(batch, bits, turn);
     make_events(batch, bits);
     for (name, number) in [("count_prerouting", PREROUTING), ("count_output", OUTPUT)] {
         batch.base_chain(name, Hook { kind: "filter", number, priority: PRIORITY });
-        batch.rule(name, |r| {
-            r.verdict(Verdict::Jump("count"));
-        });
+        make_hook(batch, name, bits);
     }
 }
 
@@ -201,13 +196,6 @@ fn make_sets(batch: &mut Batch) {
     }
 }
 
-fn begin<'r, 'b>(r: &'r mut Rule<'b>, members: Members) -> &'r mut Rule<'b> {
-    match members {
-        Members::Hosted => r,
-        Members::Known => r.translated(),
-    }
-}
-
 /// nft reads the port of a tuple only after the protocol has been tested in the same rule.
 fn guard(r: &mut Rule<'_>, protocols: &[u8], anonymous: u32) {
     if protocols == TCP {
@@ -221,24 +209,44 @@ fn anonymous(batch: &mut Batch, protocols: &[u8]) -> u32 {
     if protocols == TCP { 0 } else { batch.protocols(protocols) }
 }
 
-/// Counts the endpoint of the packet's connection if it is one of `members`.
-fn count(batch: &mut Batch, chain: &str, protocols: &[u8], members: Members, counter: Counter) {
-    for family in FAMILIES {
-        let set = anonymous(batch, protocols);
-        batch.rule(chain, |r| count_in_rule(r, family, (protocols, set), members, counter));
+/// Goes on only for connections whose count can be that of `members`.
+fn begin<'r, 'b>(r: &'r mut Rule<'b>, members: Members) -> &'r mut Rule<'b> {
+    match members {
+        Members::Hosted => r,
+        Members::Known => r.translated(),
     }
 }
 
-fn count_in_rule(
-    r: &mut Rule<'_>,
-    family: Family,
-    protocols: (&[u8], u32),
-    members: Members,
-    counter: Counter,
+/// Counts the endpoint of the packet's connection for the host and for the sender, if it is one of theirs, and does
+/// `first` with those that are counted.
+///
+/// Keys are what costs most, so both counts share one where both apply; the rule after it is for endpoints that are
+/// not hosted. The other family's rules are not looked at once the sender has counted.
+fn count(
+    batch: &mut Batch,
+    chain: &str,
+    protocols: &[u8],
+    [hosted, sent]: [Counter; 2],
+    first: impl Fn(&mut Rule<'_>),
 ) {
-    guard(begin(r, members), protocols.0, protocols.1);
-    r.endpoint(family).member(members.set(family));
-    r.endpoint(family).update(&counter.set(family), None);
+    for family in FAMILIES {
+        let send = |r: &mut Rule<'_>| {
+            r.update(&sent.set(family), None).verdict(Verdict::Return);
+        };
+        let set = anonymous(batch, protocols);
+        batch.rule(chain, |r| {
+            guard(r, protocols, set);
+            first(r.endpoint(family).member(Members::Hosted.set(family)));
+            r.update(&hosted.set(family), None);
+            send(r.translated_beside_key().member(Members::Known.set(family)));
+        });
+        let set = anonymous(batch, protocols);
+        batch.rule(chain, |r| {
+            guard(r.translated(), protocols, set);
+            first(r.endpoint(family).member(Members::Known.set(family)));
+            send(r);
+        });
+    }
 }
 
 /// Refused and closed without having been opened: over loopback the same packet comes by twice.
@@ -247,48 +255,38 @@ fn make_refuse(batch: &mut Batch, bits: MarkBits) {
     for (members, counter) in [(Members::Hosted, Counter::Refused), (Members::Known, Counter::SentRefused)] {
         for family in FAMILIES {
             batch.rule("refuse", |r| {
-                count_in_rule(r, family, (&TCP, 0), members, counter);
+                guard(begin(r, members), &TCP, 0);
+                r.endpoint(family).member(members.set(family)).update(&counter.set(family), None);
                 r.mark(0, bits.closed);
             });
         }
     }
 }
 
-/// The chains that open a connection. `open` is the only one that changes with the slot.
-fn make_open(batch: &mut Batch, bits: MarkBits, turn: Turn) {
-    batch.chain("open");
-    fill_open(batch, bits, turn);
-    batch.chain("answered");
-    // TCP opens with the client's ACK: an answered SYN is not yet a connection.
-    batch.rule("answered", |r| {
-        r.protocol(Protocol::Tcp).mark(0, bits.seen).verdict(Verdict::Return);
-    });
-    batch.rule("answered", |r| {
-        r.verdict(Verdict::Goto("open"));
-    });
-    batch.chain("wanted");
-    for members in [Members::Hosted, Members::Known] {
-        for family in FAMILIES {
-            let set = batch.protocols(&ALL);
-            batch.rule("wanted", |r| {
-                guard(begin(r, members), &ALL, set);
-                r.endpoint(family).member(members.set(family)).verdict(Verdict::Goto("answered"));
-            });
-        }
-    }
-}
-
+/// Fills the chains that open a connection: the only ones that change with the slot. What leads to no endpoint of ours
+/// keeps no mark.
 fn fill_open(batch: &mut Batch, bits: MarkBits, turn: Turn) {
     let slot = turn.current();
-    batch.rule("open", |r| {
-        r.mark(bits.mask(), bits.opened | bits.with_slot(slot.number));
-    });
-    batch.rule("open", |r| {
-        r.verdict(Verdict::Goto(&format!("open_{}", slot.pair)));
+    let counters = [Counter::HostedOpened(slot.pair), Counter::SentOpened(slot.pair)];
+    for (chain, protocols) in OPEN {
+        count(batch, chain, protocols, counters, |r| {
+            r.mark_beside_key(bits.mask(), bits.opened | bits.with_slot(slot.number));
+        });
+    }
+    batch.rule(OPEN[0].0, |r| {
+        r.marked(bits.opened, 0).mark(bits.seen, 0);
     });
 }
 
-fn make_close(batch: &mut Batch, bits: MarkBits) {
+fn make_close(batch: &mut Batch, bits: MarkBits, turn: Turn) {
+    for pair in 0..PAIRS as u8 {
+        let chain = close_chain(pair);
+        batch.chain(&chain);
+        count(batch, &chain, &TCP, [Counter::HostedClosed(pair), Counter::SentClosed(pair)], |_| ());
+    }
+    batch.chain("close_old");
+    count(batch, "close_old", &TCP, [Counter::HostedClosedOld, Counter::SentClosedOld], |_| ());
+    batch.add("age", [age(bits, turn.current(), &close_chain(turn.current().pair))]);
     batch.chain("close");
     batch.rule("close", |r| {
         r.mark(0, bits.closed);
@@ -301,46 +299,66 @@ fn make_close(batch: &mut Batch, bits: MarkBits) {
     });
 }
 
-/// Which packets are events.
+/// The chains for what the hooks tell apart: which packets open, close or refuse.
 fn make_events(batch: &mut Batch, bits: MarkBits) {
     let MarkBits { opened, closed, seen, .. } = bits;
-    let tcp_event = "tcp_event";
-    batch.chain(tcp_event);
-    batch.rule(tcp_event, |r| {
-        r.direction(Direction::Reply)
-            .protocol(Protocol::Tcp)
-            .tcp_exactly(SYN | ACKNOWLEDGE, SYN | ACKNOWLEDGE);
-        r.marked(opened | seen, 0).verdict(Verdict::Goto("wanted"));
+    batch.chain("established");
+    batch.rule("established", |r| {
+        r.protocol(Protocol::Tcp).tcp_any_of(FIN | RST).verdict(Verdict::Goto("close"));
     });
-    batch.rule(tcp_event, |r| {
-        r.protocol(Protocol::Tcp).tcp_any_of(FIN | RST);
-        r.marked(opened | closed, opened).verdict(Verdict::Goto("close"));
+    // The client's ACK, or its FIN if the ACK was lost: that opens and closes.
+    batch.chain("confirmed");
+    for (flags, verdict) in [(0, Verdict::Goto("open")), (FIN, Verdict::Jump("open"))] {
+        batch.rule("confirmed", |r| {
+            r.protocol(Protocol::Tcp).tcp_exactly(FIN | SYN | RST, flags).verdict(verdict);
+        });
+    }
+    batch.rule("confirmed", |r| {
+        r.marked(opened, opened).verdict(Verdict::Goto("established"));
+    });
+    batch.chain("tcp_answer");
+    batch.rule("tcp_answer", |r| {
+        r.protocol(Protocol::Tcp).tcp_exactly(SYN | ACKNOWLEDGE, SYN | ACKNOWLEDGE);
+        r.marked(opened | seen, 0).mark(0, seen);
     });
     // A SYN that is refused: the RST has sequence 0. Other RSTs may belong to connections older than the table.
-    batch.rule(tcp_event, |r| {
-        r.direction(Direction::Reply)
-            .protocol(Protocol::Tcp)
-            .tcp_exactly(RST | ACKNOWLEDGE, RST | ACKNOWLEDGE);
+    batch.rule("tcp_answer", |r| {
+        r.protocol(Protocol::Tcp).tcp_exactly(RST | ACKNOWLEDGE, RST | ACKNOWLEDGE);
         r.tcp_sequence_zero().marked(opened | closed | seen, 0).verdict(Verdict::Goto("refuse"));
+    });
+    batch.chain("answer");
+    batch.rule("answer", |r| {
+        r.protocol(Protocol::Tcp).tcp_any_of(SYN | RST).verdict(Verdict::Goto("tcp_answer"));
+    });
+    let others = batch.protocols(&OTHERS);
+    batch.rule("answer", |r| {
+        r.protocols(others).verdict(Verdict::Goto("open_others"));
+    });
+}
+
+/// What every packet passes. Most belong to connections that are open, and leave after one test and one in
+/// `established`.
+fn make_hook(batch: &mut Batch, chain: &str, bits: MarkBits) {
+    let MarkBits { opened, closed, seen, .. } = bits;
+    batch.rule(chain, |r| {
+        r.marked(opened | closed, opened).verdict(Verdict::Goto("established"));
+    });
+    batch.rule(chain, |r| {
+        r.direction(Direction::Reply).verdict(Verdict::Goto("answer"));
+    });
+    batch.rule(chain, |r| {
+        r.marked(opened | seen, seen).verdict(Verdict::Goto("confirmed"));
     });
     // Who comes back from the same port after the endpoint's RST gets the same entry, mark and all, until conntrack
     // has forgotten it (after a FIN, or a RST of the client's own, it makes a new one).
-    batch.rule(tcp_event, |r| {
-        r.direction(Direction::Original).protocol(Protocol::Tcp);
-        r.tcp_exactly(FIN | SYN | RST | ACKNOWLEDGE, SYN).marked(closed, closed).mark(bits.mask(), 0);
+    batch.rule(chain, |r| {
+        r.marked(closed, closed).protocol(Protocol::Tcp);
+        r.tcp_exactly(FIN | SYN | RST | ACKNOWLEDGE, SYN).mark(bits.mask(), 0);
     });
-    batch.chain("count");
-    batch.rule("count", |r| {
-        r.direction(Direction::Original).marked(opened | seen, seen).protocol(Protocol::Tcp);
-        r.tcp_exactly(SYN | RST, 0).verdict(Verdict::Jump("open"));
-    });
-    batch.rule("count", |r| {
-        r.protocol(Protocol::Tcp).tcp_any_of(FIN | SYN | RST).verdict(Verdict::Goto(tcp_event));
-    });
-    let others = batch.protocols(&OTHERS);
-    batch.rule("count", |r| {
-        r.protocols(others).direction(Direction::Reply).marked(opened, 0).verdict(Verdict::Goto("wanted"));
-    });
+}
+
+fn close_chain(pair: u8) -> String {
+    format!("close_{pair}")
 }
 
 fn age(bits: MarkBits, slot: Slot, chain: &str) -> Element<'_> {
@@ -349,11 +367,13 @@ fn age(bits: MarkBits, slot: Slot, chain: &str) -> Element<'_> {
 
 /// Writes the change to the slot of `turn`.
 pub(super) fn rotate(batch: &mut Batch, bits: MarkBits, turn: Turn, rotation: Rotation) {
-    batch.flush_chain("open");
+    for (chain, _) in OPEN {
+        batch.flush_chain(chain);
+    }
     fill_open(batch, bits, turn);
-    batch.add("age", [age(bits, rotation.began, &format!("close_{}", rotation.began.pair))]);
+    batch.add("age", [age(bits, rotation.began, &close_chain(rotation.began.pair))]);
     if let Some(retired) = rotation.retired {
-        batch.delete("age", [age(bits, retired, &format!("close_{}", retired.pair))]);
+        batch.delete("age", [age(bits, retired, &close_chain(retired.pair))]);
     }
 }
 

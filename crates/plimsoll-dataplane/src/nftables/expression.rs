@@ -11,6 +11,8 @@ use crate::netlink::Builder;
 pub(super) type Register = u32;
 /// Where every expression puts or finds its first value.
 pub(super) const R: Register = 1;
+/// Behind the longest key that begins in [`R`].
+const BESIDE_KEYS: Register = 14;
 
 /// Where the second and the third field of a concatenation that begins with an address are.
 const fn after_address(family: Family) -> (Register, Register) {
@@ -33,7 +35,6 @@ pub(super) enum Meta {
 #[derive(Clone, Copy)]
 #[repr(u32)]
 pub(super) enum Ct {
-    State = 0,
     Direction = 1,
     Status = 2,
     Mark = 3,
@@ -89,9 +90,8 @@ pub(super) const fn nfproto(family: Family) -> u8 {
 /// The base of a payload expression.
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
-/// `IPS_DST_NAT`, `IP_CT_NEW` as nft's state bit, `RTN_LOCAL`, `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
+/// `IPS_DST_NAT`, `RTN_LOCAL`, `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 const DST_NAT: u32 = 0x20;
-const STATE_NEW: u32 = 0x8;
 const LOCAL: u32 = 2;
 const FULLY_RANDOM: u32 = 0x10;
 
@@ -160,9 +160,13 @@ impl<'a> Rule<'a> {
 
     /// Register 1 becomes `(register 1 & mask) ^ xor`.
     pub(super) fn bitwise(&mut self, mask: &[u8], xor: &[u8]) -> &mut Self {
+        self.bitwise_in(R, mask, xor)
+    }
+
+    fn bitwise_in(&mut self, register: Register, mask: &[u8], xor: &[u8]) -> &mut Self {
         self.expression("bitwise", |m| {
-            m.be32(1, R);
-            m.be32(2, R);
+            m.be32(1, register);
+            m.be32(2, register);
             m.be32(3, mask.len() as u32);
             m.nest(4, |m| m.bytes_of(1, mask));
             m.nest(5, |m| m.bytes_of(1, xor));
@@ -285,13 +289,21 @@ impl<'a> Rule<'a> {
 
     /// Replaces the bits of the ct mark that `clear` has by those of `set`.
     pub(super) fn mark(&mut self, clear: u32, set: u32) -> &mut Self {
-        self.ct(Ct::Mark, None, R).bitwise(&(!(clear | set)).to_ne_bytes(), &set.to_ne_bytes()).expression(
-            "ct",
-            |m| {
-                m.be32(2, Ct::Mark as u32);
-                m.be32(4, R);
-            },
-        )
+        self.mark_by(R, clear, set)
+    }
+
+    /// As [`mark`](Rule::mark), but leaves a key that is in register 1 where it is.
+    pub(super) fn mark_beside_key(&mut self, clear: u32, set: u32) -> &mut Self {
+        self.mark_by(BESIDE_KEYS, clear, set)
+    }
+
+    fn mark_by(&mut self, register: Register, clear: u32, set: u32) -> &mut Self {
+        let kept = !(clear | set);
+        self.ct(Ct::Mark, None, register).bitwise_in(register, &kept.to_ne_bytes(), &set.to_ne_bytes());
+        self.expression("ct", |m| {
+            m.be32(2, Ct::Mark as u32);
+            m.be32(4, register);
+        })
     }
 
     /// Goes on only if the bits of `mask` in the ct mark are `value`.
@@ -405,21 +417,26 @@ impl<'a> Rule<'a> {
 
     /// Goes on only for connections whose destination was translated.
     pub(super) fn translated(&mut self) -> &mut Self {
-        self.ct(Ct::Status, None, R).any_of(&DST_NAT.to_ne_bytes())
+        self.translated_by(R)
     }
 
-    /// Goes on only for packets of connections that are being opened.
-    pub(super) fn new_connection(&mut self) -> &mut Self {
-        self.ct(Ct::State, None, R).any_of(&STATE_NEW.to_ne_bytes())
+    /// As [`translated`](Rule::translated), but leaves a key that is in register 1 where it is.
+    pub(super) fn translated_beside_key(&mut self) -> &mut Self {
+        self.translated_by(BESIDE_KEYS)
+    }
+
+    fn translated_by(&mut self, register: Register) -> &mut Self {
+        self.ct(Ct::Status, None, register).any_of(register, &DST_NAT.to_ne_bytes())
     }
 
     pub(super) fn direction(&mut self, direction: Direction) -> &mut Self {
         self.ct(Ct::Direction, None, R).equals(&[direction as u8])
     }
 
-    /// Goes on only if register 1 has any of these bits.
-    fn any_of(&mut self, bits: &[u8]) -> &mut Self {
-        self.bitwise(bits, &[0; 4][..bits.len()]).differs(&[0; 4][..bits.len()])
+    /// Goes on only if the register has any of these bits.
+    fn any_of(&mut self, register: Register, bits: &[u8]) -> &mut Self {
+        let none = &[0; 4][..bits.len()];
+        self.bitwise_in(register, bits, none).compare(1, register, none)
     }
 
     fn tcp_flags(&mut self) -> &mut Self {
@@ -429,7 +446,7 @@ impl<'a> Rule<'a> {
     /// Goes on only for TCP with one of these flags. The first of several TCP matches in a rule must say
     /// [`protocol`](Rule::protocol) before.
     pub(super) fn tcp_any_of(&mut self, flags: u8) -> &mut Self {
-        self.tcp_flags().any_of(&[flags])
+        self.tcp_flags().any_of(R, &[flags])
     }
 
     /// Goes on only if, of the flags in `mask`, exactly `value` is set.

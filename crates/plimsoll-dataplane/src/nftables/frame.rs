@@ -15,8 +15,6 @@ use super::{Config, Scope};
 
 /// Masquerading happens before the proxy's own (`srcnat` is 100): once we have, its chain is not consulted.
 const SOURCE_NAT: i32 = 95;
-/// Before routing decisions that look at the priority.
-const RESET: i32 = -150;
 
 pub(super) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const ALL_PROTOCOLS: [u8; 3] = [Protocol::Tcp.number(), Protocol::Udp.number(), Protocol::Sctp.number()];
@@ -127,12 +125,6 @@ pub(super) fn make(batch: &mut Batch, scope: &Scope<'_>) {
     make_sources(batch, scope);
     make_dispatch(batch, config);
     make_masquerade(batch, scope);
-    let reset = Hook { kind: "filter", number: POSTROUTING, priority: RESET };
-    batch.base_chain("reset_priority", reset);
-    // The step must not leave the node with the first packet: queueing disciplines look at the priority.
-    batch.rule("reset_priority", |r| {
-        r.new_connection().translated().immediate(&[0; 4]).set_meta(Meta::Priority, R);
-    });
 }
 
 /// The clients inside the cluster.
@@ -252,10 +244,14 @@ fn make_source_nat(batch: &mut Batch) {
         });
     }
     for family in FAMILIES {
-        let protocols = batch.protocols(&ALL_PROTOCOLS);
+        let map = of_family(family, "masquerade_keys4", "masquerade_keys6");
+        // TCP, the most frequent, is not looked up in a set of protocols.
         batch.rule("source_nat", |r| {
-            let map = of_family(family, "masquerade_keys4", "masquerade_keys6");
-            r.protocols(protocols).original_key(family).verdict_map(map);
+            r.protocol(Protocol::Tcp).original_key(family).verdict_map(map);
+        });
+        let others = batch.protocols(&ALL_PROTOCOLS[1..]);
+        batch.rule("source_nat", |r| {
+            r.protocols(others).original_key(family).verdict_map(map);
         });
     }
     for family in FAMILIES {
@@ -266,7 +262,9 @@ fn make_source_nat(batch: &mut Batch) {
         });
     }
     batch.base_chain("nat_postrouting", Hook { kind: "nat", number: POSTROUTING, priority: SOURCE_NAT });
+    // The step must not leave the node with the first packet, the only one that comes here: queueing disciplines look
+    // at the priority.
     batch.rule("nat_postrouting", |r| {
-        r.translated().verdict(Verdict::Jump("source_nat"));
+        r.translated().immediate(&[0; 4]).set_meta(Meta::Priority, R).verdict(Verdict::Jump("source_nat"));
     });
 }

@@ -62,6 +62,9 @@ pub struct Setup {
     pub node_offset: u16,
     /// The number of the first age slot, below [`NUMBERS`].
     pub first_slot: u8,
+    /// Leave the table without an owner, as on kernels that know none: it stays when the process ends, and leases
+    /// alone protect.
+    pub unowned: bool,
 }
 
 /// What the writers of the table's parts look up.
@@ -247,7 +250,7 @@ impl Nftables {
         self.number = 0;
         // One that an agent on a kernel without owners left behind.
         self.delete_table().map_err(explain)?;
-        let result = self.load_as(OWNER);
+        let result = self.load_as(if self.setup.unowned { 0 } else { OWNER });
         let errno = match &result {
             Err(Error::Refused { source, .. }) => source.raw_os_error(),
             _ => None,

@@ -102,7 +102,7 @@ impl Stage {
     /// Opens a node's dataplane, with a plan that serves everything.
     pub(crate) fn open(&mut self, node: usize) {
         let Options { slot_length, first_slot, event_buffer, attended } = self.options;
-        let setup = Setup { node_offset: node as u16, first_slot };
+        let setup = Setup { node_offset: node as u16, first_slot, ..Setup::default() };
         let terms = Terms { event_buffer, attended, ..Terms::new(setup, slot_length) };
         let config = Config {
             local_sources: vec!["10.1.0.0/16".parse().unwrap(), "fd01::/48".parse().unwrap()],

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use plimsoll_core::load::Count;
@@ -10,10 +11,10 @@ use plimsoll_core::service::Protocol;
 use plimsoll_dataplane::nftables::{Config, NftablesDataplane, Setup, Terms};
 use plimsoll_dataplane::{Dataplane, dry_run};
 use plimsoll_lab::cluster::Host;
-use plimsoll_lab::server::{Behaviour, Close};
+use plimsoll_lab::server::{Behaviour, Close, Server};
 use plimsoll_lab::{available, eventually};
 
-use crate::stage::{Options, SOON, Stage, find, hold, vip, vip_below};
+use crate::stage::{Options, PORT, SOON, Stage, find, hold, vip, vip_below};
 
 const PROGRAMS: &[&str] = &["ip", "nft", "conntrack"];
 
@@ -183,6 +184,45 @@ fn refused_half_open_and_unanswered_are_not_connections() {
     }));
     let sent = find(&stage.read(0).sent, stage.endpoints[0].id(Protocol::Tcp, false));
     assert_eq!(sent.unanswered, 6);
+}
+
+#[test]
+fn an_end_that_confirms_the_handshake_opens_and_closes() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let mut stage = Stage::new(1, 1, Options::default());
+    let near = stage.cluster.add_endpoint(0).unwrap();
+    stage.open(0);
+    // The client's ACKs are lost, but not its FIN.
+    let lose = "table inet lose { chain out { type filter hook output priority 0; \
+                tcp flags & (fin | syn | ack) == ack drop; }; }";
+    near.namespace.nft(lose).unwrap();
+    for (family, v6) in [false, true].into_iter().enumerate() {
+        drop(near.namespace.tcp_connect(vip(v6)).unwrap());
+        let done = || matches!(stage.hosted(0)[family], Count { opened: 1, open: 0, .. });
+        assert!(eventually(SOON, done), "opened and closed");
+    }
+}
+
+#[test]
+fn connections_that_are_not_counted_keep_no_mark() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let mut stage = Stage::new(1, 1, Options::default());
+    let near = stage.cluster.add_endpoint(0).unwrap();
+    let other = stage.cluster.add_endpoint(0).unwrap();
+    let at = SocketAddr::new(other.v4.into(), PORT);
+    let _server = Server::start(&other.namespace, "other", &[at]).unwrap();
+    stage.open(0);
+    let counted = hold(&near, 2, stage.endpoints[0].at(false), Close::Finish);
+    let client = hold(&near, 3, at, Close::Finish);
+    let unmarked =
+        |to: SocketAddr| stage.entries(0, &["-p", "tcp", "--orig-dst", &to.ip().to_string(), "--mark", "0"]);
+    assert_eq!((unmarked(at), unmarked(stage.endpoints[0].at(false))), (3, 0));
+    client.stop();
+    counted.stop();
 }
 
 #[test]

@@ -63,7 +63,9 @@ impl Thread {
         let mut renewed = Instant::now();
         let mut next_read = Instant::now() + self.interval.mul_f64(rand::random());
         loop {
-            let deadline = tokio::time::Instant::from_std(next_read);
+            let due = dataplane.due();
+            let next = due.map_or(next_read, |due| due.min(next_read));
+            let deadline = tokio::time::Instant::from_std(next);
             let received =
                 runtime.block_on(async { tokio::time::timeout_at(deadline, self.plans.recv()).await });
             match received {
@@ -77,7 +79,14 @@ impl Thread {
                 Ok(None) => return Ok(()),
                 Err(_) => {}
             }
-            if Instant::now() >= next_read {
+            // One thing at a time: the next plan may renew the leases.
+            if Instant::now() < next {
+                continue;
+            }
+            // What was due first: the first counts wait for the measurement that was due before them.
+            if due.is_some_and(|due| due < next_read) {
+                unless_lost(dataplane.step())?;
+            } else {
                 next_read = Instant::now()
                     + self.interval.mul_f64(rand::rng().random_range(1.0 - JITTER..1.0 + JITTER));
                 self.read(dataplane)?;
@@ -117,12 +126,24 @@ impl Thread {
 
     fn read(&mut self, dataplane: &mut dyn Dataplane) -> Result<(), Error> {
         let started = Instant::now();
-        let counts = dataplane.read()?;
+        let Some(counts) = unless_lost(dataplane.read())? else { return Ok(()) };
         self.metrics.read_seconds.observe(started.elapsed().as_secs_f64());
         // Counts that find no room are replaced by the next ones.
         if self.events.try_send(Event::Counts(counts)).is_err() {
             self.metrics.dropped.get_or_create(&Kind { kind: "counts" }).inc();
         }
         Ok(())
+    }
+}
+
+/// What is lost comes back by the fresh plan that follows when the next one is refused.
+fn unless_lost<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error @ Error::Lost { .. }) => {
+            warn!("{error}; it is made anew, and the proxy below serves meanwhile");
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }

@@ -1,7 +1,7 @@
 //! Nodes with endpoints, servers and a dataplane each, for tests that compare counts with what servers saw.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plimsoll_core::load::{Count, Counts};
 use plimsoll_core::plan::{Change, Plan};
@@ -142,8 +142,20 @@ impl Stage {
         Change::Replace(id, ServiceTable { protocol, keys, affinity: None, cluster, local: Vec::new() })
     }
 
+    /// Has a node's conntrack entries of an endpoint released.
+    pub(crate) fn release(&mut self, node: usize, endpoint: EndpointId) {
+        let dataplane = self.dataplanes[node].as_mut().unwrap();
+        settle(dataplane);
+        dataplane.apply(&Plan { release: [endpoint].into(), ..Plan::default() }).unwrap();
+        let due = dataplane.due().expect("it waits for others");
+        assert!(eventually(SOON, || due <= Instant::now()));
+        settle(dataplane);
+    }
+
     pub(crate) fn read(&mut self, node: usize) -> Counts {
-        self.dataplanes[node].as_mut().unwrap().read().unwrap()
+        let dataplane = self.dataplanes[node].as_mut().unwrap();
+        settle(dataplane);
+        dataplane.read().unwrap()
     }
 
     /// The count of an endpoint in both families, by the node that hosts it.
@@ -162,6 +174,13 @@ impl Stage {
         let arguments: Vec<&str> = [&["-L"], arguments].concat();
         let text = self.cluster.nodes[node].host.namespace.text("conntrack", &arguments).unwrap();
         text.lines().count()
+    }
+}
+
+/// Does what is due now, as the agent does between readings.
+pub(crate) fn settle(dataplane: &mut NftablesDataplane) {
+    while dataplane.due().is_some_and(|due| due <= Instant::now()) {
+        dataplane.step().unwrap();
     }
 }
 

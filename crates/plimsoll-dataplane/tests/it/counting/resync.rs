@@ -86,6 +86,35 @@ fn an_endpoint_that_joins_brings_its_connections() {
 }
 
 #[test]
+fn a_start_adopts_more_connections_than_one_message_can_mark() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let mut stage = Stage::new(1, 1, Options::default());
+    let near = stage.cluster.add_endpoint(0).unwrap();
+    let held = hold(&near, 300, stage.endpoints[0].at(false), Close::Finish);
+    stage.open(0);
+    assert_eq!(stage.hosted(0)[0].open, 300);
+    stage.endpoints[0].server.end(290, Close::Reset);
+    assert!(eventually(SOON, || stage.open_at_servers() == 10));
+    // Their ends are counted, so each of them was marked.
+    assert_eq!(stage.hosted(0)[0].open, 10);
+    // What is released in numbers is gone as well.
+    let udp: Vec<_> = (0..300)
+        .map(|_| {
+            let socket = near.namespace.udp("0.0.0.0:0".parse().unwrap()).unwrap();
+            socket.send_to(b"?", vip(false)).unwrap();
+            socket
+        })
+        .collect();
+    let of_service = ["-p", "udp", "--orig-dst", "10.96.0.1"];
+    assert!(eventually(SOON, || stage.entries(0, &of_service) == udp.len()));
+    stage.release(0, stage.endpoints[0].id(Protocol::Udp, false));
+    assert_eq!(stage.entries(0, &of_service), 0);
+    held.stop();
+}
+
+#[test]
 fn lost_events_are_made_good_per_slot() {
     if !available(PROGRAMS) {
         return;

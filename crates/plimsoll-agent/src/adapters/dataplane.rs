@@ -147,3 +147,81 @@ fn unless_lost<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_core::load::Counts;
+
+    use super::*;
+
+    /// Has endless work, asks for a plan in the midst of it, and loses what it has at its first reading.
+    struct Busy {
+        plans: Option<mpsc::Sender<Plan>>,
+        began: Instant,
+        steps: usize,
+        /// How many steps were done when each plan came.
+        applied: Vec<usize>,
+        read: usize,
+    }
+
+    /// After so many steps a plan comes.
+    const EACH: usize = 10;
+
+    impl Dataplane for Busy {
+        fn read(&mut self) -> Result<Counts, Error> {
+            self.read += 1;
+            if self.read == 1 {
+                return Err(Error::Lost { what: "it".into(), source: std::io::ErrorKind::NotFound.into() });
+            }
+            // The owner ends.
+            self.plans = None;
+            Ok(Counts::default())
+        }
+
+        fn apply(&mut self, _: &Plan) -> Result<(), Error> {
+            self.applied.push(self.steps);
+            Ok(())
+        }
+
+        fn due(&self) -> Option<Instant> {
+            (self.steps < 5 * EACH).then_some(self.began)
+        }
+
+        fn step(&mut self) -> Result<(), Error> {
+            self.steps += 1;
+            if self.steps.is_multiple_of(EACH) {
+                self.plans.as_ref().unwrap().try_send(Plan::default()).unwrap();
+            }
+            Ok(())
+        }
+
+        fn withdraw(&mut self) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn plans_wait_for_one_step_at_most_and_a_loss_is_not_the_end() {
+        let (plans, to_apply) = mpsc::channel(2);
+        let (events, mut told) = mpsc::channel(64);
+        let interval = Duration::from_millis(1);
+        let lease = Duration::from_secs(10);
+        let thread = Thread { interval, lease, plans: to_apply, events, metrics: Metrics::default() };
+        plans.try_send(Plan::default()).unwrap();
+        let mut busy = Busy { plans: Some(plans), began: Instant::now(), steps: 0, applied: Vec::new(), read: 0 };
+        let runtime = Handle::current();
+        let running = std::thread::spawn(move || {
+            let outcome = thread.run(&runtime, &mut busy);
+            (outcome, busy)
+        });
+        let (outcome, busy) = tokio::task::spawn_blocking(|| running.join().unwrap()).await.unwrap();
+        outcome.unwrap();
+        assert_eq!(busy.applied, [0, 10, 20, 30, 40, 50]);
+        assert_eq!(busy.read, 2);
+        let mut counts = 0;
+        while let Some(event) = told.recv().await {
+            counts += usize::from(matches!(event, Event::Counts(_)));
+        }
+        assert_eq!(counts, 1);
+    }
+}

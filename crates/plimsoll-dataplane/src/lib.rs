@@ -106,7 +106,7 @@ pub fn build(config: &Config, node: &NodeName, horizon: Duration) -> Result<Box<
     let slot_length = horizon / SLOTS_PER_HORIZON;
     match config {
         Config::Nftables(config) => {
-            let setup = nftables::Setup { node_offset: offset(node), first_slot: 0 };
+            let setup = nftables::Setup { node_offset: offset(node), ..nftables::Setup::default() };
             let terms = nftables::Terms::new(setup, slot_length);
             Ok(Box::new(nftables::NftablesDataplane::open(config.clone(), terms)?))
         }

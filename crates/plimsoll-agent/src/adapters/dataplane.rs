@@ -59,8 +59,8 @@ impl Thread {
     fn run(mut self, runtime: &Handle, dataplane: &mut dyn Dataplane) -> Result<(), Error> {
         // Before the first plan there is nobody to count: counts would say that nothing is open.
         let Some(first) = runtime.block_on(self.plans.recv()) else { return Ok(()) };
-        self.apply(dataplane, &first)?;
         let mut renewed = Instant::now();
+        self.apply(dataplane, &first)?;
         let mut next_read = Instant::now() + self.interval.mul_f64(rand::random());
         loop {
             let due = dataplane.due();
@@ -70,10 +70,12 @@ impl Thread {
                 runtime.block_on(async { tokio::time::timeout_at(deadline, self.plans.recv()).await });
             match received {
                 Ok(Some(plan)) => {
+                    let began = Instant::now();
                     let applied = self.apply(dataplane, &plan)?;
                     if applied && (plan.renew || plan.fresh) {
+                        // From before the last one to after this one: leases cannot have run out unnoticed.
                         self.tell_if_late(renewed.elapsed());
-                        renewed = Instant::now();
+                        renewed = began;
                     }
                 }
                 Ok(None) => return Ok(()),
@@ -208,7 +210,8 @@ mod tests {
         let lease = Duration::from_secs(10);
         let thread = Thread { interval, lease, plans: to_apply, events, metrics: Metrics::default() };
         plans.try_send(Plan::default()).unwrap();
-        let mut busy = Busy { plans: Some(plans), began: Instant::now(), steps: 0, applied: Vec::new(), read: 0 };
+        let mut busy =
+            Busy { plans: Some(plans), began: Instant::now(), steps: 0, applied: Vec::new(), read: 0 };
         let runtime = Handle::current();
         let running = std::thread::spawn(move || {
             let outcome = thread.run(&runtime, &mut busy);

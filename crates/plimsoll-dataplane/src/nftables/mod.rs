@@ -62,6 +62,9 @@ pub struct Setup {
     pub node_offset: u16,
     /// The number of the first age slot, below [`NUMBERS`].
     pub first_slot: u8,
+    /// Let the table have no owner, as with kernels before 5.12: it stays when the process ends, and anybody may
+    /// change it.
+    pub unowned: bool,
 }
 
 /// What the writers of the table's parts look up.
@@ -255,7 +258,7 @@ impl Nftables {
         self.number = 0;
         // One that an agent on a kernel without owners left behind.
         self.delete_table().map_err(explain)?;
-        let result = self.load_as(OWNER);
+        let result = self.load_as(if self.setup.unowned { 0 } else { OWNER });
         let errno = match &result {
             Err(Error::Refused { source, .. }) => source.raw_os_error(),
             _ => None,

@@ -51,7 +51,7 @@ fn config() -> Config {
 }
 
 fn setup() -> Setup {
-    Setup { node_offset: 5, first_slot: 0 }
+    Setup { node_offset: 5, ..Setup::default() }
 }
 
 /// Two Services in both families: `web` with a NodePort and Local for outside clients, `dns` with affinity.

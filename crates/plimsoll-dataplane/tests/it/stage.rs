@@ -52,12 +52,19 @@ pub(crate) struct Options {
     pub(crate) first_slot: u8,
     pub(crate) event_buffer: usize,
     pub(crate) attended: bool,
+    pub(crate) unowned: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
         let hour = Duration::from_hours(1);
-        Options { slot_length: hour, first_slot: 0, event_buffer: RECEIVE_BUFFER, attended: true }
+        Options {
+            slot_length: hour,
+            first_slot: 0,
+            event_buffer: RECEIVE_BUFFER,
+            attended: true,
+            unowned: false,
+        }
     }
 }
 
@@ -101,8 +108,8 @@ impl Stage {
 
     /// Opens a node's dataplane, with a plan that serves everything.
     pub(crate) fn open(&mut self, node: usize) {
-        let Options { slot_length, first_slot, event_buffer, attended } = self.options;
-        let setup = Setup { node_offset: node as u16, first_slot };
+        let Options { slot_length, first_slot, event_buffer, attended, unowned } = self.options;
+        let setup = Setup { node_offset: node as u16, first_slot, unowned };
         let terms = Terms { event_buffer, attended, ..Terms::new(setup, slot_length) };
         let config = Config {
             local_sources: vec!["10.1.0.0/16".parse().unwrap(), "fd01::/48".parse().unwrap()],

@@ -121,7 +121,7 @@ fn connections_follow_the_weights_one_by_one() {
     both_families(|family| {
         let node = Node::new(family, 3);
         let mut nftables =
-            Nftables::open(Config::default(), Setup { node_offset: 77, first_slot: 0 }).unwrap();
+            Nftables::open(Config::default(), Setup { node_offset: 77, ..Setup::default() }).unwrap();
         nftables.apply(&node.plan(&[4, 3, 1], None)).unwrap();
         let mut taken = [0; 3];
         let mut longest = 0;

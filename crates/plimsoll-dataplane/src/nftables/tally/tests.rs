@@ -258,7 +258,7 @@ impl Play {
         self.now = self.now + Duration::from_millis(after);
         self.fake.meanwhile = meanwhile;
         self.steps();
-        let counts = self.bounded(|tally, fake, now| tally.read(fake, now));
+        let counts = self.bounded(Tally::read);
         while !self.fake.meanwhile.is_empty() {
             self.fake.meanwhile();
         }
@@ -268,7 +268,7 @@ impl Play {
     /// Does what is due, as the agent does between readings.
     fn steps(&mut self) {
         while self.tally.due().is_some_and(|due| due <= self.now) {
-            self.bounded(|tally, fake, now| tally.step(fake, now));
+            self.bounded(Tally::step);
         }
     }
 
@@ -501,12 +501,12 @@ fn many_that_end_while_they_are_adopted_are_made_good_with_little_memory() {
         play.fake.act(Act::Open { endpoint: 1, translated: true });
     }
     play.start();
-    play.bounded(|tally, fake, now| tally.step(fake, now));
+    play.bounded(Tally::step);
     // They are marked by now. As if their ends had passed just before.
     for (entry, _) in play.fake.entries.values_mut() {
         entry.tcp = Some(TcpState::Closing);
     }
-    play.bounded(|tally, fake, now| tally.step(fake, now));
+    play.bounded(Tally::step);
     assert_eq!(play.tally.suspects.flows.len(), measure::MOST_SUSPECTS);
     play.check();
     assert!(play.tally.suspects.flows.is_empty());
@@ -522,9 +522,9 @@ fn plans_may_come_between_the_dumps_of_a_measurement() {
     play.start();
     play.step(Step::Leave(2));
     let before = play.fake.dumps;
-    play.bounded(|tally, fake, now| tally.step(fake, now));
+    play.bounded(Tally::step);
     play.step(Step::Join(2));
-    play.bounded(|tally, fake, now| tally.step(fake, now));
+    play.bounded(Tally::step);
     assert_eq!(play.fake.dumps, before + 2);
     // The one that came in between is not taken for measured.
     let counts = play.read(1_000, Vec::new());

@@ -8,7 +8,7 @@ pub mod conntrack;
 pub mod nftables;
 pub mod dry_run;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plimsoll_core::load::Counts;
 use plimsoll_core::plan::Plan;
@@ -22,16 +22,28 @@ use serde::{Deserialize, Serialize};
 /// Calls block, for a few milliseconds at most in steady state: the agent gives a dataplane a thread of its own,
 /// which must be in the network namespace that is to be balanced when it calls `build`.
 ///
-/// An error from [`read`](Dataplane::read) or [`withdraw`](Dataplane::withdraw) means: broken for good. What is
-/// transient (a full event buffer, an interrupted dump) is repaired inside. A plan that the kernel refuses leaves
-/// everything as it was: [`Error::Refused`], and the caller sends a fresh plan.
+/// What is transient (a full event buffer, an interrupted dump) is repaired inside. A plan that the kernel refuses
+/// leaves everything as it was: [`Error::Refused`], and the caller sends a fresh plan. [`Error::Lost`] says that what
+/// was put into the kernel is not there any more: the next plan is refused, and a fresh one brings it back. Any other
+/// error means: broken for good.
 pub trait Dataplane: Send {
     /// What the kernel counted, exact as of this call. To be called every report interval: it also ends the
     /// current age slot when that is due.
     fn read(&mut self) -> Result<Counts, Error>;
 
-    /// Carries out the plan, whole or not at all.
+    /// Carries out the plan, whole or not at all; what it releases within some 50 ms, by [`step`](Dataplane::step).
     fn apply(&mut self, plan: &Plan) -> Result<(), Error>;
+
+    /// When [`step`](Dataplane::step) is to be called.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Does a part of the work that is neither a plan nor a reading, if some is due: at most one look through all of
+    /// the node's connections, so that no plan waits for longer than that.
+    fn step(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Removes everything this dataplane put into the kernel. Established connections live on.
     fn withdraw(&mut self) -> Result<(), Error>;
@@ -94,7 +106,7 @@ pub fn build(config: &Config, node: &NodeName, horizon: Duration) -> Result<Box<
     let slot_length = horizon / SLOTS_PER_HORIZON;
     match config {
         Config::Nftables(config) => {
-            let setup = nftables::Setup { node_offset: offset(node), first_slot: 0, unowned: false };
+            let setup = nftables::Setup { node_offset: offset(node), ..nftables::Setup::default() };
             let terms = nftables::Terms::new(setup, slot_length);
             Ok(Box::new(nftables::NftablesDataplane::open(config.clone(), terms)?))
         }
@@ -120,6 +132,14 @@ pub enum Error {
         /// What could not be done, with what.
         what: String,
         /// Why.
+        source: std::io::Error,
+    },
+    /// What was put into the kernel is not there any more. A fresh plan brings it back.
+    #[error("{what} is not in the kernel any more: {source}")]
+    Lost {
+        /// What is gone.
+        what: String,
+        /// How that was found.
         source: std::io::Error,
     },
     /// The way into the kernel does not work (any more).

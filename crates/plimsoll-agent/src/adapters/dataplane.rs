@@ -59,25 +59,36 @@ impl Thread {
     fn run(mut self, runtime: &Handle, dataplane: &mut dyn Dataplane) -> Result<(), Error> {
         // Before the first plan there is nobody to count: counts would say that nothing is open.
         let Some(first) = runtime.block_on(self.plans.recv()) else { return Ok(()) };
-        self.apply(dataplane, &first)?;
         let mut renewed = Instant::now();
+        self.apply(dataplane, &first)?;
         let mut next_read = Instant::now() + self.interval.mul_f64(rand::random());
         loop {
-            let deadline = tokio::time::Instant::from_std(next_read);
+            let due = dataplane.due();
+            let next = due.map_or(next_read, |due| due.min(next_read));
+            let deadline = tokio::time::Instant::from_std(next);
             let received =
                 runtime.block_on(async { tokio::time::timeout_at(deadline, self.plans.recv()).await });
             match received {
                 Ok(Some(plan)) => {
+                    let began = Instant::now();
                     let applied = self.apply(dataplane, &plan)?;
                     if applied && (plan.renew || plan.fresh) {
+                        // From before the last one to after this one: leases cannot have run out unnoticed.
                         self.tell_if_late(renewed.elapsed());
-                        renewed = Instant::now();
+                        renewed = began;
                     }
                 }
                 Ok(None) => return Ok(()),
                 Err(_) => {}
             }
-            if Instant::now() >= next_read {
+            // One thing at a time: the next plan may renew the leases.
+            if Instant::now() < next {
+                continue;
+            }
+            // What was due first: the first counts wait for the measurement that was due before them.
+            if due.is_some_and(|due| due < next_read) {
+                unless_lost(dataplane.step())?;
+            } else {
                 next_read = Instant::now()
                     + self.interval.mul_f64(rand::rng().random_range(1.0 - JITTER..1.0 + JITTER));
                 self.read(dataplane)?;
@@ -117,12 +128,103 @@ impl Thread {
 
     fn read(&mut self, dataplane: &mut dyn Dataplane) -> Result<(), Error> {
         let started = Instant::now();
-        let counts = dataplane.read()?;
+        let Some(counts) = unless_lost(dataplane.read())? else { return Ok(()) };
         self.metrics.read_seconds.observe(started.elapsed().as_secs_f64());
         // Counts that find no room are replaced by the next ones.
         if self.events.try_send(Event::Counts(counts)).is_err() {
             self.metrics.dropped.get_or_create(&Kind { kind: "counts" }).inc();
         }
         Ok(())
+    }
+}
+
+/// What is lost comes back by the fresh plan that follows when the next one is refused.
+fn unless_lost<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error @ Error::Lost { .. }) => {
+            warn!("{error}; it is made anew, and the proxy below serves meanwhile");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_core::load::Counts;
+
+    use super::*;
+
+    /// Has endless work, asks for a plan in the midst of it, and loses what it has at its first reading.
+    struct Busy {
+        plans: Option<mpsc::Sender<Plan>>,
+        began: Instant,
+        steps: usize,
+        /// How many steps were done when each plan came.
+        applied: Vec<usize>,
+        read: usize,
+    }
+
+    /// After so many steps a plan comes.
+    const EACH: usize = 10;
+
+    impl Dataplane for Busy {
+        fn read(&mut self) -> Result<Counts, Error> {
+            self.read += 1;
+            if self.read == 1 {
+                return Err(Error::Lost { what: "it".into(), source: std::io::ErrorKind::NotFound.into() });
+            }
+            // The owner ends.
+            self.plans = None;
+            Ok(Counts::default())
+        }
+
+        fn apply(&mut self, _: &Plan) -> Result<(), Error> {
+            self.applied.push(self.steps);
+            Ok(())
+        }
+
+        fn due(&self) -> Option<Instant> {
+            (self.steps < 5 * EACH).then_some(self.began)
+        }
+
+        fn step(&mut self) -> Result<(), Error> {
+            self.steps += 1;
+            if self.steps.is_multiple_of(EACH) {
+                self.plans.as_ref().unwrap().try_send(Plan::default()).unwrap();
+            }
+            Ok(())
+        }
+
+        fn withdraw(&mut self) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn plans_wait_for_one_step_at_most_and_a_loss_is_not_the_end() {
+        let (plans, to_apply) = mpsc::channel(2);
+        let (events, mut told) = mpsc::channel(64);
+        let interval = Duration::from_millis(1);
+        let lease = Duration::from_secs(10);
+        let thread = Thread { interval, lease, plans: to_apply, events, metrics: Metrics::default() };
+        plans.try_send(Plan::default()).unwrap();
+        let mut busy =
+            Busy { plans: Some(plans), began: Instant::now(), steps: 0, applied: Vec::new(), read: 0 };
+        let runtime = Handle::current();
+        let running = std::thread::spawn(move || {
+            let outcome = thread.run(&runtime, &mut busy);
+            (outcome, busy)
+        });
+        let (outcome, busy) = tokio::task::spawn_blocking(|| running.join().unwrap()).await.unwrap();
+        outcome.unwrap();
+        assert_eq!(busy.applied, [0, 10, 20, 30, 40, 50]);
+        assert_eq!(busy.read, 2);
+        let mut counts = 0;
+        while let Some(event) = told.recv().await {
+            counts += usize::from(matches!(event, Event::Counts(_)));
+        }
+        assert_eq!(counts, 1);
     }
 }

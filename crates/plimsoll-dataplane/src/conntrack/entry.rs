@@ -38,7 +38,7 @@ mod tuple {
 const PROTOINFO_TCP: u16 = 1;
 const PROTOINFO_TCP_STATE: u16 = 1;
 
-const SEEN_REPLY: u32 = 1 << 1;
+pub(super) const SEEN_REPLY: u32 = 1 << 1;
 pub(super) const DST_NAT: u32 = 1 << 5;
 
 /// One direction's addresses and ports.
@@ -54,7 +54,7 @@ pub struct Direction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
     protocol: u8,
-    original: Direction,
+    pub(crate) original: Direction,
     zone: u16,
     /// The zone holds for the original direction alone.
     directed_zone: bool,

@@ -25,14 +25,17 @@ pub(super) struct Held {
     known: BTreeSet<EndpointId>,
 }
 
+/// Endpoints that were added to a set, and that were taken out of it.
+type CameAndWent = (Vec<EndpointId>, Vec<EndpointId>);
+
 /// What to put back when the kernel refuses a plan.
 #[derive(Debug, Default)]
 pub(super) struct Undo {
     services: Vec<(ServiceId, Option<Installed>)>,
     orders: BTreeSet<u32>,
     hairpins: Vec<(IpAddr, u32)>,
-    hosted: Option<BTreeSet<EndpointId>>,
-    known: Option<BTreeSet<EndpointId>>,
+    hosted: CameAndWent,
+    known: CameAndWent,
     number: u32,
 }
 
@@ -135,17 +138,20 @@ impl Nftables {
             if join.is_empty() && leave.is_empty() && !plan.fresh {
                 continue;
             }
-            let leaves = |id: &&EndpointId| !join.contains(id) && (plan.fresh || leave.contains(id));
-            let went: Vec<EndpointId> = held.iter().filter(leaves).copied().collect();
-            let came: Vec<EndpointId> = join.difference(held).copied().collect();
+            let went: Vec<EndpointId> = if plan.fresh {
+                held.difference(join).copied().collect()
+            } else {
+                leave.difference(join).filter(|id| held.contains(id)).copied().collect()
+            };
+            let came: Vec<EndpointId> = join.iter().filter(|id| !held.contains(id)).copied().collect();
             if went.is_empty() && came.is_empty() {
                 continue;
             }
-            *undo = Some(held.clone());
             counting::leave(batch, members, &went);
             counting::join(batch, members, &came);
-            held.retain(|id| !went.contains(id));
-            held.extend(came);
+            take_out(held, &went);
+            held.extend(&came);
+            *undo = (came, went);
             batch.cut();
         }
     }
@@ -183,13 +189,17 @@ impl Nftables {
         for (address, count) in undo.hairpins {
             set_count(&mut held.hairpins, address, count);
         }
-        if let Some(hosted) = undo.hosted {
-            held.hosted = hosted;
-        }
-        if let Some(known) = undo.known {
-            held.known = known;
+        for (set, (came, went)) in [(&mut held.hosted, undo.hosted), (&mut held.known, undo.known)] {
+            take_out(set, &came);
+            set.extend(went);
         }
         self.number = undo.number;
+    }
+}
+
+fn take_out(set: &mut BTreeSet<EndpointId>, endpoints: &[EndpointId]) {
+    for endpoint in endpoints {
+        set.remove(endpoint);
     }
 }
 

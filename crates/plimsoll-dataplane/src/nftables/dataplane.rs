@@ -1,5 +1,6 @@
 //! The nftables dataplane as the agent sees it: the table, conntrack, and the tally of both.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use plimsoll_core::load::Counts;
@@ -37,7 +38,14 @@ pub struct NftablesDataplane {
     live: Live,
     tally: Tally,
     start: Instant,
+    /// Endpoints whose connections are to be released, and since when the first of them waits.
+    release: BTreeSet<EndpointId>,
+    release_since: Timestamp,
 }
+
+/// How long a release waits for more of them, which then need no dump of their own: what a discovery finds at once
+/// may come as several plans.
+const GATHER: Duration = Duration::from_millis(50);
 
 impl NftablesDataplane {
     /// Makes the table, empty, in the network namespace of the calling thread.
@@ -59,7 +67,13 @@ impl NftablesDataplane {
         let start = Instant::now();
         let mut tally = Tally::new(terms.slot_length);
         tally.begin_again(Timestamp::ZERO);
-        Ok(NftablesDataplane { live: Live { nftables, conntrack, events }, tally, start })
+        Ok(NftablesDataplane {
+            live: Live { nftables, conntrack, events },
+            tally,
+            start,
+            release: BTreeSet::new(),
+            release_since: Timestamp::ZERO,
+        })
     }
 
     /// The table.
@@ -75,12 +89,24 @@ impl NftablesDataplane {
     fn now(&self) -> Timestamp {
         Timestamp::from_duration(self.start.elapsed())
     }
+
+    fn if_lost(&self, error: Error) -> Error {
+        if !self.live.nftables.is_lost() {
+            return error;
+        }
+        Error::Lost { what: self.live.nftables.name(), source: std::io::Error::other(error.to_string()) }
+    }
+
+    fn release_at(&self) -> Option<Timestamp> {
+        (!self.release.is_empty()).then(|| self.release_since + GATHER)
+    }
 }
 
 impl Dataplane for NftablesDataplane {
     fn read(&mut self) -> Result<Counts, Error> {
         let now = self.now();
-        self.tally.read(&mut self.live, now)
+        let result = self.tally.read(&mut self.live, now);
+        result.map_err(|error| self.if_lost(error))
     }
 
     fn apply(&mut self, plan: &Plan) -> Result<(), Error> {
@@ -95,14 +121,32 @@ impl Dataplane for NftablesDataplane {
         }
         result?;
         self.tally.apply(plan, now);
-        if !plan.release.is_empty() {
-            // After the plan: no new entries can lead there any more.
-            self.live
-                .conntrack
-                .release(&plan.release)
-                .map_err(|error| broken("release connections", error))?;
+        if self.release.is_empty() {
+            self.release_since = now;
         }
+        // After the plan: no new entries can lead there any more. Who is known anew may have come back.
+        self.release.extend(&plan.release);
+        self.release.retain(|endpoint| !plan.know.contains(endpoint));
         Ok(())
+    }
+
+    fn due(&self) -> Option<Instant> {
+        // Nothing can be measured without the table.
+        let measure = self.tally.due().filter(|_| !self.live.nftables.is_lost());
+        let first = measure.into_iter().chain(self.release_at()).min()?;
+        Some(self.start + first.since(Timestamp::ZERO))
+    }
+
+    fn step(&mut self) -> Result<(), Error> {
+        let now = self.now();
+        // At once, before what else waits: clients are sent there until it is done.
+        if self.release_at().is_some_and(|at| at <= now) {
+            let gone = std::mem::take(&mut self.release);
+            self.live.conntrack.release(&gone).map_err(|error| broken("release connections", error))?;
+            return Ok(());
+        }
+        let result = self.tally.step(&mut self.live, now);
+        result.map_err(|error| self.if_lost(error))
     }
 
     fn withdraw(&mut self) -> Result<(), Error> {
@@ -145,12 +189,12 @@ impl Kernel for Live {
         self.events.take().map_err(|error| broken("listen to conntrack", error))
     }
 
-    fn dump(&mut self, filter: &Filter, each: &mut dyn FnMut(&Entry)) -> Result<(), Error> {
-        self.conntrack.dump(filter, each).map_err(|error| broken("dump conntrack", error))
-    }
-
-    fn mark(&mut self, markings: &[Marking]) -> Result<(), Error> {
-        self.conntrack.mark(markings).map_err(|error| broken("mark connections", error))
+    fn mark(
+        &mut self,
+        filter: &Filter,
+        each: &mut dyn FnMut(&Entry) -> Option<Marking>,
+    ) -> Result<(), Error> {
+        self.conntrack.mark(filter, each).map_err(|error| broken("look through all connections", error))
     }
 }
 

@@ -95,6 +95,8 @@ pub struct Nftables {
     owned: bool,
     batch: Batch,
     addresses: Addresses,
+    /// The kernel may lack the node's addresses as they are now.
+    addresses_changed: bool,
     held: Held,
     /// The highest number a Service has.
     number: u32,
@@ -120,6 +122,7 @@ impl Nftables {
             owned: true,
             batch: Batch::new(&config.table),
             addresses,
+            addresses_changed: false,
             held: Held::default(),
             number: 0,
             turn: Turn::new(setup.first_slot % NUMBERS),
@@ -142,6 +145,11 @@ impl Nftables {
     /// on.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// What it is, in words.
+    fn name(&self) -> String {
+        format!("table {}", self.config.table)
     }
 
     /// Whether the table is gone or half changed: the next fresh plan makes it anew.
@@ -178,7 +186,6 @@ impl Nftables {
             self.load()?;
         }
         let result = self.try_apply(plan);
-        // Without an owner somebody may have removed the table.
         if plan.fresh && self.lost {
             self.load()?;
             return self.try_apply(plan);
@@ -233,6 +240,7 @@ impl Nftables {
                 Ok(()) => return Ok(()),
                 Err(error @ (netlink::Error::Interrupted | netlink::Error::Overrun)) => last = error,
                 Err(error) => {
+                    self.lost |= error.errno() == Some(libc::ENOENT);
                     return Err(cannot(&format!("read {counter:?} (message {GET_ELEMENT:#x})"), error));
                 }
             }
@@ -288,7 +296,12 @@ impl Nftables {
     }
 
     fn commit(&mut self) -> Result<(), Error> {
-        self.batch.commit(&mut self.socket, self.limit)
+        let result = self.batch.commit(&mut self.socket, self.limit);
+        if let Err(Error::Refused { source, .. }) = &result {
+            // Without an owner somebody may have removed the table, or what was in it.
+            self.lost |= source.raw_os_error() == Some(libc::ENOENT);
+        }
+        result
     }
 
     fn try_apply(&mut self, plan: &Plan) -> Result<(), Error> {
@@ -299,9 +312,9 @@ impl Nftables {
         let undo = self.write(plan);
         let parts = self.batch.parts(self.limit);
         let result = self.commit();
-        if let Err(Error::Refused { source, .. }) = &result {
-            // A table that is gone cannot be repaired, nor one of which some parts are new and some old.
-            self.lost = parts > 1 || (plan.fresh && source.raw_os_error() == Some(libc::ENOENT));
+        if let Err(Error::Refused { .. }) = &result {
+            // One of which some parts are new and some old cannot be repaired.
+            self.lost |= parts > 1;
         }
         if result.is_err() {
             self.undo(undo);
@@ -310,11 +323,13 @@ impl Nftables {
     }
 
     fn refresh_addresses(&mut self) -> Result<(), Error> {
-        let changed = self.addresses.refresh().map_err(|error| cannot("read the node's addresses", error))?;
-        if changed {
+        self.addresses_changed |=
+            self.addresses.refresh().map_err(|error| cannot("read the node's addresses", error))?;
+        if self.addresses_changed {
             self.batch.clear();
             frame::set_node_addresses(&mut self.batch, self.addresses.current());
             self.commit()?;
+            self.addresses_changed = false;
         }
         Ok(())
     }

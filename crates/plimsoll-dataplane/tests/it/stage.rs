@@ -1,7 +1,7 @@
 //! Nodes with endpoints, servers and a dataplane each, for tests that compare counts with what servers saw.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plimsoll_core::load::{Count, Counts};
 use plimsoll_core::plan::{Change, Plan};
@@ -52,12 +52,19 @@ pub(crate) struct Options {
     pub(crate) first_slot: u8,
     pub(crate) event_buffer: usize,
     pub(crate) attended: bool,
+    pub(crate) unowned: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
         let hour = Duration::from_hours(1);
-        Options { slot_length: hour, first_slot: 0, event_buffer: RECEIVE_BUFFER, attended: true }
+        Options {
+            slot_length: hour,
+            first_slot: 0,
+            event_buffer: RECEIVE_BUFFER,
+            attended: true,
+            unowned: false,
+        }
     }
 }
 
@@ -101,8 +108,8 @@ impl Stage {
 
     /// Opens a node's dataplane, with a plan that serves everything.
     pub(crate) fn open(&mut self, node: usize) {
-        let Options { slot_length, first_slot, event_buffer, attended } = self.options;
-        let setup = Setup { node_offset: node as u16, first_slot, ..Setup::default() };
+        let Options { slot_length, first_slot, event_buffer, attended, unowned } = self.options;
+        let setup = Setup { node_offset: node as u16, first_slot, unowned };
         let terms = Terms { event_buffer, attended, ..Terms::new(setup, slot_length) };
         let config = Config {
             local_sources: vec!["10.1.0.0/16".parse().unwrap(), "fd01::/48".parse().unwrap()],
@@ -142,8 +149,20 @@ impl Stage {
         Change::Replace(id, ServiceTable { protocol, keys, affinity: None, cluster, local: Vec::new() })
     }
 
+    /// Has a node's conntrack entries of an endpoint released.
+    pub(crate) fn release(&mut self, node: usize, endpoint: EndpointId) {
+        let dataplane = self.dataplanes[node].as_mut().unwrap();
+        settle(dataplane);
+        dataplane.apply(&Plan { release: [endpoint].into(), ..Plan::default() }).unwrap();
+        let due = dataplane.due().expect("it waits for others");
+        assert!(eventually(SOON, || due <= Instant::now()));
+        settle(dataplane);
+    }
+
     pub(crate) fn read(&mut self, node: usize) -> Counts {
-        self.dataplanes[node].as_mut().unwrap().read().unwrap()
+        let dataplane = self.dataplanes[node].as_mut().unwrap();
+        settle(dataplane);
+        dataplane.read().unwrap()
     }
 
     /// The count of an endpoint in both families, by the node that hosts it.
@@ -162,6 +181,13 @@ impl Stage {
         let arguments: Vec<&str> = [&["-L"], arguments].concat();
         let text = self.cluster.nodes[node].host.namespace.text("conntrack", &arguments).unwrap();
         text.lines().count()
+    }
+}
+
+/// Does what is due now, as the agent does between readings.
+pub(crate) fn settle(dataplane: &mut NftablesDataplane) {
+    while dataplane.due().is_some_and(|due| due <= Instant::now()) {
+        dataplane.step().unwrap();
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
-use plimsoll_lab::available;
+use plimsoll_lab::{available, eventually};
 
-use crate::stage::{Held, Load, PROGRAMS, Stage};
+use crate::stage::{Endpoint, Held, Load, PROGRAMS, SOON, Stage};
 
 /// A node whose agent serves connections that are open and ones that come.
 struct Serving {
@@ -28,11 +28,11 @@ fn serving() -> Option<Serving> {
     Some(Serving { load, held, before, stage })
 }
 
-/// The table without what the agent itself changes: elements, counters, and the chain that names the age slot.
+/// The table without what the agent itself changes: elements, counters, and the chains that name the age slot.
 fn rules(stage: &Stage) -> String {
     let node = &stage.cluster.nodes[0].host.namespace;
     let listing = node.text("nft", &["-s", "-t", "list", "table", "inet", "plimsoll"]).unwrap();
-    let kept: Vec<&str> = listing.split("\n\n").filter(|block| !block.contains("chain open {")).collect();
+    let kept: Vec<&str> = listing.split("\n\n").filter(|block| !block.contains("chain open")).collect();
     kept.join("\n\n")
 }
 
@@ -70,9 +70,19 @@ fn foreign_edits_are_refused() {
     assert_eq!(stage.fell_through(0), 0);
 }
 
+/// How often the ruleset is flushed again where the agent could not keep up.
+const ATTEMPTS: usize = 5;
+
 #[test]
 fn flushing_the_ruleset_passes_our_table_by() {
-    let Some(Serving { load, held, before, stage }) = serving() else { return };
+    // The table below goes with the first flush. So where this machine is too busy for the agent to renew its leases
+    // in time, connections fail, as they must; the agent counts that, and nothing is learnt from such a run.
+    let kept_up = (0..ATTEMPTS).any(|_| serving().is_none_or(flush));
+    assert!(kept_up, "leases ran out in each of {ATTEMPTS} runs: this machine is too busy for its agent");
+}
+
+/// Whether the agent renewed its leases in time; if so, nothing failed.
+fn flush(Serving { load, held, before, stage }: Serving) -> bool {
     let node = &stage.cluster.nodes[0].host.namespace;
     for _ in 0..20 {
         node.nft("flush ruleset").unwrap();
@@ -81,8 +91,19 @@ fn flushing_the_ruleset_passes_our_table_by() {
     let tables = node.text("nft", &["list", "tables"]).unwrap();
     assert_eq!(tables.trim(), "table inet plimsoll", "everybody else's table is gone, ours is there");
     assert!(rules(&stage) == before, "was\n{before}\nis\n{}", rules(&stage));
-    let (outcomes, again) = (stage.hold(0, 20), &stage.endpoints);
-    assert!(again.iter().all(|endpoint| outcomes.with(endpoint) > 0), "it still chooses among all");
-    load.finish();
+    let accepted: Vec<u64> = stage.endpoints.iter().map(Endpoint::accepted).collect();
+    load.pass(20);
+    for (endpoint, before) in stage.endpoints.iter().zip(accepted) {
+        assert!(endpoint.accepted() > before, "it does not choose among all any more");
+    }
+    let failed = load.end();
     held.assert_alive();
+    let late = || stage.agents[0].metric("plimsoll_late_renewals_total") > 0.0;
+    // The renewal may still be to come.
+    if late() || (!failed.is_empty() && eventually(SOON, late)) {
+        eprintln!("leases were renewed too late: {} connections failed", failed.len());
+        return false;
+    }
+    assert!(failed.is_empty(), "{} connections failed: {failed:?}", failed.len());
+    true
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use plimsoll_lab::client::{Client, End, Limits, poisson};
+use plimsoll_lab::client::{Client, End, Limits, Outcome, poisson};
 use plimsoll_lab::cluster::{Cluster, Host, POD_NETWORK_V4, POD_NETWORK_V6};
 use plimsoll_lab::server::Server;
 use plimsoll_lab::{eventually, proxy};
@@ -359,10 +359,15 @@ impl Load {
 
     /// Waits until every connection has ended, and asserts that none failed.
     pub(crate) fn finish(self) {
+        let failed = self.end();
+        assert!(failed.is_empty(), "{} connections failed: {failed:?}", failed.len());
+    }
+
+    /// Waits until every connection has ended, and says which of them failed.
+    pub(crate) fn end(self) -> Vec<Outcome> {
         self.stop.store(true, Ordering::SeqCst);
-        let outcomes: Vec<_> = self.clients.into_iter().flat_map(Client::join).collect();
-        let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome.end != End::Served).collect();
-        assert!(failed.is_empty(), "{} of {} connections failed: {failed:?}", failed.len(), outcomes.len());
+        let outcomes = self.clients.into_iter().flat_map(Client::join);
+        outcomes.filter(|outcome| outcome.end != End::Served).collect()
     }
 }
 

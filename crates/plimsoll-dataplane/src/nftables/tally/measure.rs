@@ -1,70 +1,109 @@
-//! Measuring with a dump of conntrack what the counters missed.
+//! Measuring with dumps of conntrack what the counters missed, one dump at a time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use plimsoll_core::service::EndpointId;
 use plimsoll_core::time::Timestamp;
 
 use super::account::{Account, Measurement};
-use super::{Kernel, Side, Tally};
+use super::{Kernel, PATIENCE, Planned, Side, Tally};
 use crate::Error;
 use crate::conntrack::{Entry, Filter, Flow, Marking, TcpState};
 use crate::nftables::mark::{MarkBits, OLD};
 
 /// How often a measurement is repeated at once for connections whose mark and state disagree.
 const REPEATS: usize = 3;
+/// So many of those connections are remembered: 2 MB.
+pub(super) const MOST_SUSPECTS: usize = 16_384;
+
+/// Connections that are open by their mark, but not by their state, as of one dump.
+#[derive(Debug, Default)]
+pub(super) struct Suspects {
+    pub(super) flows: HashMap<Flow, EndpointId>,
+    /// Endpoints that have more of them.
+    more: BTreeSet<EndpointId>,
+}
+
+impl Suspects {
+    fn is_empty(&self) -> bool {
+        self.flows.is_empty() && self.more.is_empty()
+    }
+
+    fn endpoints(&self) -> impl Iterator<Item = &EndpointId> {
+        self.flows.values().chain(&self.more)
+    }
+
+    fn add(&mut self, flow: Flow, endpoint: EndpointId) {
+        if self.flows.len() < MOST_SUSPECTS {
+            self.flows.insert(flow, endpoint);
+        } else {
+            self.more.insert(endpoint);
+        }
+    }
+}
 
 impl Tally {
-    /// Adopts what members had open before they joined, then measures all accounts in question. Whether everything
-    /// is known then.
-    pub(super) fn measure(&mut self, kernel: &mut impl Kernel, now: Timestamp) -> Result<bool, Error> {
-        self.adopt(kernel)?;
-        let mut whole = true;
-        for _ in 0..REPEATS {
-            whole = self.measure_once(kernel, now)?;
-            if self.suspects.is_empty() {
-                break;
-            }
+    /// The next dump of a measurement: the first adopts what members had open before they joined, those that follow
+    /// measure all accounts in question, until mark and state of each connection agree.
+    pub(super) fn step_of_measurement(
+        &mut self,
+        kernel: &mut impl Kernel,
+        planned: Planned,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let next = Planned { dumps: planned.dumps + 1, ..planned };
+        if planned.dumps == 0 && !(self.hosted.joined.is_empty() && self.sent.joined.is_empty()) {
+            self.adopt(kernel)?;
+            self.measure = Some(next);
+            return Ok(());
         }
+        let whole = self.measure_once(kernel, now)?;
         if whole {
-            self.hosted.unmeasured.clear();
-            self.sent.unmeasured.clear();
+            self.hosted.adopted.clear();
+            self.sent.adopted.clear();
+        }
+        self.measured = now;
+        if !self.suspects.is_empty() && planned.dumps < REPEATS {
+            self.measure = Some(next);
+            return Ok(());
         }
         let settled = |side: &Side| side.accounts.values().all(Account::is_settled);
-        Ok(whole && settled(&self.hosted) && settled(&self.sent) && self.suspects.is_empty())
+        let done = whole && settled(&self.hosted) && settled(&self.sent) && self.suspects.is_empty();
+        let patience = (planned.patience * 2).min(PATIENCE.1);
+        self.measure = (!done).then(|| Planned { at: now + planned.patience, patience, dumps: 0 });
+        // Who joined since the first dump.
+        self.measure_joined(now);
+        Ok(())
     }
 
     /// Marks what is open at new members and bears no mark, so that its end will be counted.
-    fn adopt(&self, kernel: &mut impl Kernel) -> Result<(), Error> {
+    fn adopt(&mut self, kernel: &mut impl Kernel) -> Result<(), Error> {
         let bits = kernel.mark_bits();
-        let (hosted, sent) = (&self.hosted.unmeasured, &self.sent.unmeasured);
-        let all = MarkBits::mask(bits);
-        let mut markings = Vec::new();
-        for mut filter in Filter::of(&hosted.union(sent).copied().collect()) {
-            filter.mark = Some((0, bits.opened));
-            filter.translated = hosted.is_empty();
-            kernel.dump(&filter, &mut |entry| {
-                let Some(endpoint) = entry.endpoint() else { return };
-                let joined =
-                    hosted.contains(&endpoint) || (entry.is_translated() && sent.contains(&endpoint));
-                if !joined {
-                    return;
+        let (hosted, sent) = (&self.hosted.joined, &self.sent.joined);
+        let filter = Filter {
+            mark: Some((0, bits.opened)),
+            translated: hosted.is_empty(),
+            ..Filter::of(&hosted.union(sent).copied().collect())
+        };
+        kernel.mark(&filter, &mut |entry| {
+            let endpoint = entry.endpoint()?;
+            let joined = hosted.contains(&endpoint) || (entry.is_translated() && sent.contains(&endpoint));
+            let (flow, all) = (entry.flow(), bits.mask());
+            match (entry.tcp, entry.is_answered()) {
+                _ if !joined => None,
+                (Some(TcpState::Established), _) | (None, true) => {
+                    let open = bits.opened | bits.seen | bits.with_slot(OLD);
+                    Some(Marking { flow, mask: all, bits: open })
                 }
-                let flow = entry.flow();
-                match (entry.tcp, entry.is_answered()) {
-                    (Some(TcpState::Established), _) | (None, true) => {
-                        let open = bits.opened | bits.seen | bits.with_slot(OLD);
-                        markings.push(Marking { flow, mask: all, bits: open });
-                    }
-                    // The client's next packet will open it.
-                    (Some(TcpState::Opening), true) => {
-                        markings.push(Marking { flow, mask: bits.seen, bits: bits.seen });
-                    }
-                    _ => {}
-                }
-            })?;
+                // The client's next packet will open it.
+                (Some(TcpState::Opening), true) => Some(Marking { flow, mask: bits.seen, bits: bits.seen }),
+                _ => None,
+            }
+        })?;
+        for side in [&mut self.hosted, &mut self.sent] {
+            side.adopted.append(&mut side.joined);
         }
-        kernel.mark(&markings)
+        Ok(())
     }
 
     /// One measurement; `false` if ends were lost meanwhile, which makes it worthless.
@@ -73,7 +112,7 @@ impl Tally {
         self.read_kernel(kernel, now)?;
         let losses = self.losses;
         // Their bounds count the suspects as open, and would close in on a wrong number with those to come.
-        for endpoint in self.suspects.values() {
+        for endpoint in self.suspects.endpoints() {
             for side in [&mut self.hosted, &mut self.sent] {
                 if let Some(account) = side.accounts.get_mut(endpoint) {
                     account.doubt();
@@ -81,62 +120,68 @@ impl Tally {
             }
         }
         let (mut hosted, mut sent) = (self.hosted.in_question(), self.sent.in_question());
-        let (mut suspects, mut ended) = (HashMap::new(), Vec::new());
-        for mut filter in Filter::of(&hosted.keys().chain(sent.keys()).copied().collect()) {
-            filter.mark = Some((bits.opened, bits.opened | bits.closed));
-            kernel.dump(&filter, &mut |entry| {
-                if self.is_open(bits, entry, &mut suspects, &mut ended) {
-                    let cell = self.cell_of(bits, entry.mark);
-                    for side in entry.is_translated().then_some(&mut sent).into_iter().chain([&mut hosted]) {
-                        if let Some(measurement) = entry.endpoint().and_then(|id| side.get_mut(&id)) {
-                            measurement[cell].found += 1;
-                        }
-                    }
+        let mut suspects = Suspects::default();
+        let filter = Filter {
+            mark: Some((bits.opened, bits.opened | bits.closed)),
+            ..Filter::of(&hosted.keys().chain(sent.keys()).copied().collect())
+        };
+        kernel.mark(&filter, &mut |entry| {
+            let endpoint = entry.endpoint()?;
+            if let Some(ended) = self.suspect(bits, entry, endpoint, &mut suspects) {
+                return Some(ended);
+            }
+            let cell = self.cell_of(bits, entry.mark);
+            for side in entry.is_translated().then_some(&mut sent).into_iter().chain([&mut hosted]) {
+                if let Some(measurement) = side.get_mut(&endpoint) {
+                    measurement[cell].found += 1;
                 }
-            })?;
-        }
+            }
+            None
+        })?;
         self.read_kernel(kernel, now)?;
         if self.losses != losses {
             return Ok(false);
         }
         self.hosted.end_measurement(&hosted);
         self.sent.end_measurement(&sent);
-        kernel.mark(&ended)?;
         self.suspects = suspects;
         Ok(true)
     }
 
-    /// Whether a connection that is open by its mark is. One whose state says otherwise is about to be counted as
-    /// closed, or its end passed before it was marked: the next measurement finds it again only if it is the latter.
-    fn is_open(
+    /// What to mark if a connection that is open by its mark is not. One whose state says otherwise is about to be
+    /// counted as closed, or its end passed before it was marked: the next measurement finds it again only if it is
+    /// the latter.
+    fn suspect(
         &self,
         bits: MarkBits,
         entry: &Entry,
-        suspects: &mut HashMap<Flow, EndpointId>,
-        ended: &mut Vec<Marking>,
-    ) -> bool {
+        endpoint: EndpointId,
+        suspects: &mut Suspects,
+    ) -> Option<Marking> {
         if entry.tcp != Some(TcpState::Closing) {
-            return true;
+            return None;
         }
-        let (flow, Some(endpoint)) = (entry.flow(), entry.endpoint()) else { return false };
-        if self.suspects.contains_key(&flow) {
-            ended.push(Marking { flow, mask: bits.closed, bits: bits.closed });
-            return false;
+        let flow = entry.flow();
+        if self.suspects.flows.contains_key(&flow) {
+            return Some(Marking { flow, mask: bits.closed, bits: bits.closed });
         }
-        suspects.insert(flow, endpoint);
-        true
+        suspects.add(flow, endpoint);
+        None
     }
 }
 
 impl Side {
-    /// Members whose base is not known, with their figures as they are now.
+    /// Members whose base is not known, with their figures as they are now. Not those whose connections are still to
+    /// be adopted.
     fn in_question(&self) -> BTreeMap<EndpointId, Measurement> {
-        let doubtful =
-            self.accounts.iter().filter(|(_, account)| !account.is_settled() || account.is_overdrawn());
-        let mut all: BTreeMap<_, _> =
-            self.unmeasured.iter().map(|id| (*id, Measurement::default())).collect();
-        all.extend(doubtful.map(|(id, account)| (*id, account.begin_measurement())));
-        all
+        let figures = |id: &EndpointId| {
+            self.accounts.get(id).map_or_else(Measurement::default, Account::begin_measurement)
+        };
+        let doubtful = self.accounts.iter().filter(|(id, account)| {
+            (!account.is_settled() || account.is_overdrawn()) && !self.joined.contains(id)
+        });
+        let doubtful = doubtful.map(|(id, _)| id);
+        self.adopted.iter().chain(doubtful).map(|id| (*id, figures(id))).collect()
     }
 
     fn end_measurement(&mut self, measured: &BTreeMap<EndpointId, Measurement>) {

@@ -14,7 +14,7 @@ mod measure;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use plimsoll_core::load::{AGE_SLOTS, Count, Counts};
@@ -23,9 +23,10 @@ use plimsoll_core::service::{EndpointId, Protocol};
 use plimsoll_core::time::Timestamp;
 
 use self::account::{Account, OLD_CELL};
+use self::measure::Suspects;
 use super::counting::{Counter, Rotation, Slot};
 use super::mark::{MarkBits, NUMBERS, OLD};
-use crate::conntrack::{Conntrack, Ended, Entry, Filter, Flow, Marking, TcpState};
+use crate::conntrack::{Conntrack, Ended, Entry, Filter, Marking, TcpState};
 use crate::{Error, netlink};
 
 /// What the tally needs of the kernel; the tests have one without a kernel.
@@ -42,10 +43,9 @@ pub(crate) trait Kernel {
     fn read_counter(&mut self, counter: Counter, into: &mut Vec<(EndpointId, u64)>) -> Result<(), Error>;
     /// The connections that ended since the last call.
     fn ended(&mut self) -> Result<Ended, Error>;
-    /// Shows the connections that match.
-    fn dump(&mut self, filter: &Filter, each: &mut dyn FnMut(&Entry)) -> Result<(), Error>;
-    /// Sets bits of marks.
-    fn mark(&mut self, markings: &[Marking]) -> Result<(), Error>;
+    /// Shows the connections that match, and sets the bits of their marks that `each` asks for, a little later.
+    fn mark(&mut self, filter: &Filter, each: &mut dyn FnMut(&Entry) -> Option<Marking>)
+    -> Result<(), Error>;
 }
 
 /// Which ends matter to the tally: of connections that no packet closed, and of those never answered.
@@ -87,14 +87,16 @@ struct Side {
     members: BTreeSet<EndpointId>,
     accounts: BTreeMap<EndpointId, Account>,
     /// Members that may have connections from before they joined.
-    unmeasured: BTreeSet<EndpointId>,
+    joined: BTreeSet<EndpointId>,
+    /// Those whose connections are marked, and still to be measured.
+    adopted: BTreeSet<EndpointId>,
 }
 
 impl Side {
     fn join(&mut self, endpoints: &BTreeSet<EndpointId>) {
         for endpoint in endpoints {
             if self.members.insert(*endpoint) {
-                self.unmeasured.insert(*endpoint);
+                self.joined.insert(*endpoint);
             }
         }
     }
@@ -103,13 +105,14 @@ impl Side {
         for endpoint in endpoints {
             self.members.remove(endpoint);
             self.accounts.remove(endpoint);
-            self.unmeasured.remove(endpoint);
+            self.joined.remove(endpoint);
+            self.adopted.remove(endpoint);
         }
     }
 
     /// The account of a member; most endpoints never need one.
     fn account(&mut self, endpoint: EndpointId) -> Option<&mut Account> {
-        let measured = !self.unmeasured.contains(&endpoint);
+        let measured = !self.joined.contains(&endpoint) && !self.adopted.contains(&endpoint);
         let member = self.members.contains(&endpoint);
         member.then(|| self.accounts.entry(endpoint).or_insert_with(|| Account::new(measured)))
     }
@@ -134,6 +137,25 @@ struct Live {
     began: Timestamp,
     /// Connections may have opened in it since the last reading.
     opening: bool,
+    /// None opened in it: none can close.
+    empty: bool,
+}
+
+impl Live {
+    fn new(slot: Slot, began: Timestamp) -> Live {
+        Live { slot, began, opening: true, empty: false }
+    }
+}
+
+/// A measurement to be made.
+#[derive(Clone, Copy, Debug)]
+struct Planned {
+    /// When. All its dumps are due from then on, so that the first counts wait for all of them.
+    at: Timestamp,
+    /// How long to wait before the next one if this one does not settle everything.
+    patience: Duration,
+    /// Dumps so far.
+    dumps: usize,
 }
 
 /// Makes [`Counts`] of what the kernel says.
@@ -146,13 +168,14 @@ pub(crate) struct Tally {
     slots: VecDeque<Live>,
     /// Not live any more, but not read for the last time.
     retired: Option<u8>,
-    /// When to measure, and how long to wait after that.
-    measure: Option<(Timestamp, Duration)>,
+    measure: Option<Planned>,
+    /// Since when the numbers of a third of the slots wait to be made old, and of which.
+    aging: Option<(Timestamp, u8)>,
     sweep: Option<(Timestamp, Duration)>,
     /// When the last measurement was.
     measured: Timestamp,
     /// Open by their mark, but not by their state, when they were last looked at.
-    suspects: HashMap<Flow, EndpointId>,
+    suspects: Suspects,
     /// How often ends were lost.
     losses: u64,
 }
@@ -167,9 +190,10 @@ impl Tally {
             slots: VecDeque::new(),
             retired: None,
             measure: None,
+            aging: None,
             sweep: None,
             measured: Timestamp::ZERO,
-            suspects: HashMap::new(),
+            suspects: Suspects::default(),
             losses: 0,
         }
     }
@@ -186,31 +210,28 @@ impl Tally {
             side.leave(went);
             side.join(came);
         }
-        if !self.hosted.unmeasured.is_empty() {
-            self.measure_at(now);
-        } else if !self.sent.unmeasured.is_empty() {
-            self.measure_at(now.max(self.measured + PATIENCE_FOR_SENT));
-        }
+        self.measure_joined(now);
     }
 
     /// Takes note that the table was made anew, with all counters at zero. What was counted before stays counted.
     pub(crate) fn begin_again(&mut self, now: Timestamp) {
-        self.hosted
-            .accounts
-            .values_mut()
-            .chain(self.sent.accounts.values_mut())
-            .for_each(Account::begin_again);
+        for side in [&mut self.hosted, &mut self.sent] {
+            side.accounts.values_mut().for_each(Account::begin_again);
+            // Of what opened while there was no table nothing is known.
+            side.joined.clone_from(&side.members);
+            side.adopted.clear();
+        }
         self.slots.clear();
         self.retired = None;
+        self.aging = None;
         self.sweep = Some((now + FIRST_SWEEP, FIRST_SWEEP));
         self.measure_at(now);
     }
 
-    /// What is counted now. Ends the current slot if that is due, and measures if that is needed.
+    /// What is counted now. Ends the current slot if that is due, and does a step of what is due, with one dump at
+    /// most: then what the reading itself found missing is made good in it, most of the time.
     pub(crate) fn read(&mut self, kernel: &mut impl Kernel, now: Timestamp) -> Result<Counts, Error> {
-        if self.slots.is_empty() {
-            self.slots.push_front(Live { slot: kernel.slot(), began: now, opening: true });
-        }
+        self.begin_counting(kernel, now);
         self.finish_retired(kernel)?;
         self.read_kernel(kernel, now)?;
         if let Some((at, wait)) = self.sweep
@@ -225,18 +246,37 @@ impl Tally {
                 .for_each(Account::doubt_old);
             self.measure_at(now);
         }
-        if let Some((at, patience)) = self.measure
-            && at <= now
-        {
-            let settled = self.measure(kernel, now)?;
-            self.measured = now;
-            let patience = patience.max(PATIENCE.0);
-            self.measure = (!settled).then(|| (now + patience, (patience * 2).min(PATIENCE.1)));
-        }
+        self.step(kernel, now)?;
         if now.since(self.slots[0].began) >= self.slot_length {
             self.rotate(kernel, now)?;
         }
         Ok(self.counts(now))
+    }
+
+    /// When there is a step to do besides readings.
+    pub(crate) fn due(&self) -> Option<Timestamp> {
+        let (measure, aging) = (self.measure.map(|planned| planned.at), self.aging.map(|(at, _)| at));
+        measure.into_iter().chain(aging).min()
+    }
+
+    /// Does the next step that is due, if one is: one dump at most.
+    pub(crate) fn step(&mut self, kernel: &mut impl Kernel, now: Timestamp) -> Result<(), Error> {
+        self.begin_counting(kernel, now);
+        if let Some(planned) = self.measure
+            && planned.at <= now
+        {
+            return self.step_of_measurement(kernel, planned, now);
+        }
+        match self.aging.take() {
+            Some((_, third)) => make_old(kernel, third),
+            None => Ok(()),
+        }
+    }
+
+    fn begin_counting(&mut self, kernel: &impl Kernel, now: Timestamp) {
+        if self.slots.is_empty() {
+            self.slots.push_front(Live::new(kernel.slot(), now));
+        }
     }
 
     /// How often ends were lost.
@@ -245,8 +285,16 @@ impl Tally {
     }
 
     fn measure_at(&mut self, at: Timestamp) {
-        if self.measure.is_none_or(|(planned, _)| planned > at) {
-            self.measure = Some((at, Duration::ZERO));
+        if self.measure.is_none_or(|planned| planned.at > at) {
+            self.measure = Some(Planned { at, patience: PATIENCE.0, dumps: 0 });
+        }
+    }
+
+    fn measure_joined(&mut self, now: Timestamp) {
+        if !self.hosted.joined.is_empty() {
+            self.measure_at(now);
+        } else if !self.sent.joined.is_empty() {
+            self.measure_at(now.max(self.measured + PATIENCE_FOR_SENT));
         }
     }
 
@@ -272,7 +320,7 @@ impl Tally {
     /// Reads the pair that retired at an earlier reading, when nothing can count there any more, and frees it.
     fn finish_retired(&mut self, kernel: &mut impl Kernel) -> Result<(), Error> {
         let Some(pair) = self.retired else { return Ok(()) };
-        self.read_pair(kernel, pair, true)?;
+        self.read_pair(kernel, pair)?;
         kernel.clean(pair)?;
         for account in self.hosted.accounts.values_mut().chain(self.sent.accounts.values_mut()) {
             account.retire(pair);
@@ -283,15 +331,14 @@ impl Tally {
 
     fn rotate(&mut self, kernel: &mut impl Kernel, now: Timestamp) -> Result<(), Error> {
         let rotation = kernel.rotate()?;
-        self.slots.push_front(Live { slot: rotation.began, began: now, opening: true });
+        self.slots.push_front(Live::new(rotation.began, now));
         if let Some(retired) = rotation.retired {
             self.slots.retain(|live| live.slot != retired);
             self.retired = Some(retired.pair);
         }
         // All live numbers are now of this third, so the one before can be made old, and its numbers used again.
         if rotation.began.number % THIRD == AGE_SLOTS as u8 {
-            let third = (rotation.began.number / THIRD + 2) % 3;
-            make_old(kernel, third)?;
+            self.aging = Some((now, (rotation.began.number / THIRD + 2) % 3));
         }
         Ok(())
     }
@@ -310,9 +357,13 @@ impl Tally {
         kernel.read_counter(Counter::SentRefused, &mut values)?;
         self.sent.each(&values, Account::refused);
         for place in 0..self.slots.len() {
-            let Live { slot, opening, .. } = self.slots[place];
-            self.read_pair(kernel, slot.pair, opening)?;
-            self.slots[place].opening = place == 0;
+            let Live { slot, opening, empty, .. } = self.slots[place];
+            if opening {
+                self.slots[place].empty = self.read_pair(kernel, slot.pair)?;
+                self.slots[place].opening = place == 0;
+            } else if !empty {
+                self.read_closed(kernel, slot.pair)?;
+            }
         }
         if lost {
             // Only now does each endpoint have an account at which something can have ended.
@@ -323,24 +374,30 @@ impl Tally {
         let overdrawn = |side: &Side| side.accounts.values().any(Account::is_overdrawn);
         if self.measure.is_none() && (overdrawn(&self.hosted) || overdrawn(&self.sent)) {
             // Seen once it may be a close that was read before its open; measured, it is repaired or nothing.
-            self.measure = Some((now + PATIENCE.0, PATIENCE.0));
+            self.measure_at(now + PATIENCE.0);
         }
         Ok(())
     }
 
-    fn read_pair(&mut self, kernel: &mut impl Kernel, pair: u8, opened: bool) -> Result<(), Error> {
+    fn read_closed(&mut self, kernel: &mut impl Kernel, pair: u8) -> Result<(), Error> {
         let mut values = Vec::new();
         kernel.read_counter(Counter::HostedClosed(pair), &mut values)?;
         self.hosted.each(&values, |account, value| account.closed(pair, value));
         kernel.read_counter(Counter::SentClosed(pair), &mut values)?;
         self.sent.each(&values, |account, value| account.closed(pair, value));
-        if opened {
-            kernel.read_counter(Counter::HostedOpened(pair), &mut values)?;
-            self.hosted.each(&values, |account, value| account.opened(pair, value));
-            kernel.read_counter(Counter::SentOpened(pair), &mut values)?;
-            self.sent.each(&values, |account, value| account.opened(pair, value));
-        }
         Ok(())
+    }
+
+    /// Reads what closed, then what opened. Whether nothing did, on either side: they share the marks.
+    fn read_pair(&mut self, kernel: &mut impl Kernel, pair: u8) -> Result<bool, Error> {
+        self.read_closed(kernel, pair)?;
+        let mut values = Vec::new();
+        kernel.read_counter(Counter::HostedOpened(pair), &mut values)?;
+        let none_hosted = values.is_empty();
+        self.hosted.each(&values, |account, value| account.opened(pair, value));
+        kernel.read_counter(Counter::SentOpened(pair), &mut values)?;
+        self.sent.each(&values, |account, value| account.opened(pair, value));
+        Ok(none_hosted && values.is_empty())
     }
 
     /// Whether some that ended are not known.
@@ -382,10 +439,8 @@ impl Tally {
 /// Makes all connections old that earlier tables marked. To be called right before a table is loaded, whose counters
 /// begin at zero.
 pub(crate) fn prepare(bits: MarkBits, conntrack: &mut Conntrack) -> Result<(), netlink::Error> {
-    let mut markings = Vec::new();
     let filter = Filter { mark: Some((bits.opened, bits.opened | bits.closed)), ..Filter::default() };
-    conntrack.dump(&filter, |entry| markings.extend(leftover(bits, entry)))?;
-    conntrack.mark(&markings)
+    conntrack.mark(&filter, |entry| leftover(bits, entry))
 }
 
 /// What to change in the mark of a connection that an earlier table counted as open.
@@ -406,9 +461,7 @@ fn make_old(kernel: &mut impl Kernel, third: u8) -> Result<(), Error> {
     let pattern = bits.with_slot(third * THIRD);
     let mask = bits.opened | bits.closed | bits.with_slot(0b1100_0000);
     let filter = Filter { mark: Some((bits.opened | pattern, mask)), ..Filter::default() };
-    let mut markings = Vec::new();
-    kernel.dump(&filter, &mut |entry| {
-        markings.push(Marking { flow: entry.flow(), mask: bits.slot, bits: bits.with_slot(OLD) });
-    })?;
-    kernel.mark(&markings)
+    kernel.mark(&filter, &mut |entry| {
+        Some(Marking { flow: entry.flow(), mask: bits.slot, bits: bits.with_slot(OLD) })
+    })
 }

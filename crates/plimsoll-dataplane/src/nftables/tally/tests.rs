@@ -45,6 +45,10 @@ struct Fake {
     counting: bool,
     ended: Ended,
     deaf: bool,
+    /// How often all connections were looked through.
+    dumps: usize,
+    /// The counters that were read.
+    read: Vec<Counter>,
     /// What happens meanwhile: one act before each answer and each shown entry.
     meanwhile: Vec<Act>,
 }
@@ -124,6 +128,17 @@ impl Fake {
         }
     }
 
+    fn set_marks(&mut self, waiting: &mut Vec<Marking>) {
+        for marking in waiting.drain(..) {
+            self.meanwhile();
+            // Each client has one connection.
+            let client = marking.flow.original.source.port();
+            if let Some((entry, _)) = self.entries.get_mut(&client) {
+                entry.mark = entry.mark & !marking.mask | marking.bits;
+            }
+        }
+    }
+
     fn meanwhile(&mut self) {
         if let Some(act) = self.meanwhile.pop() {
             self.act(act);
@@ -161,6 +176,7 @@ impl Kernel for Fake {
 
     fn read_counter(&mut self, counter: Counter, into: &mut Vec<(EndpointId, u64)>) -> Result<(), Error> {
         self.meanwhile();
+        self.read.push(counter);
         into.clear();
         into.extend(self.counters.get(&counter).into_iter().flatten().map(|(id, count)| (*id, *count)));
         Ok(())
@@ -172,25 +188,25 @@ impl Kernel for Fake {
         Ok(std::mem::take(&mut self.ended))
     }
 
-    fn dump(&mut self, filter: &Filter, each: &mut dyn FnMut(&Entry)) -> Result<(), Error> {
+    fn mark(
+        &mut self,
+        filter: &Filter,
+        each: &mut dyn FnMut(&Entry) -> Option<Marking>,
+    ) -> Result<(), Error> {
+        self.dumps += 1;
+        let mut waiting = Vec::new();
         let mut at = 0;
         while let Some((id, (entry, _))) = self.entries.range(at..).next() {
             at = id + 1;
             if filter.matches(entry) {
-                each(entry);
+                waiting.extend(each(entry));
             }
             self.meanwhile();
-        }
-        Ok(())
-    }
-
-    fn mark(&mut self, markings: &[Marking]) -> Result<(), Error> {
-        for marking in markings {
-            self.meanwhile();
-            for (entry, _) in self.entries.values_mut().filter(|(entry, _)| entry.flow() == marking.flow) {
-                entry.mark = entry.mark & !marking.mask | marking.bits;
+            if waiting.len() == 3 {
+                self.set_marks(&mut waiting);
             }
         }
+        self.set_marks(&mut waiting);
         Ok(())
     }
 }
@@ -213,6 +229,8 @@ impl Play {
             counting: false,
             ended: Ended::default(),
             deaf: false,
+            dumps: 0,
+            read: Vec::new(),
             meanwhile: Vec::new(),
         };
         let mut play = Play { fake, tally: Tally::new(Duration::from_millis(250)), now: Timestamp::ZERO };
@@ -222,14 +240,8 @@ impl Play {
 
     fn start(&mut self) {
         let bits = self.fake.bits;
-        let markings: Vec<_> = self
-            .fake
-            .entries
-            .values()
-            .filter(|(entry, _)| was_open(bits, entry))
-            .filter_map(|(entry, _)| leftover(bits, entry))
-            .collect();
-        self.fake.mark(&markings).unwrap();
+        let filter = Filter { mark: Some((bits.opened, bits.opened | bits.closed)), ..Filter::default() };
+        self.fake.mark(&filter, &mut |entry| leftover(bits, entry)).unwrap();
         self.fake.turn = 0;
         self.fake.counters.clear();
         self.fake.counting = true;
@@ -245,11 +257,29 @@ impl Play {
     fn read(&mut self, after: u64, meanwhile: Vec<Act>) -> Counts {
         self.now = self.now + Duration::from_millis(after);
         self.fake.meanwhile = meanwhile;
-        let counts = self.tally.read(&mut self.fake, self.now).unwrap();
+        self.steps();
+        let counts = self.bounded(Tally::read);
         while !self.fake.meanwhile.is_empty() {
             self.fake.meanwhile();
         }
         counts
+    }
+
+    /// Does what is due, as the agent does between readings.
+    fn steps(&mut self) {
+        while self.tally.due().is_some_and(|due| due <= self.now) {
+            self.bounded(Tally::step);
+        }
+    }
+
+    /// Whatever is asked of the tally, it looks through all connections once at most, so that nothing waits for longer
+    /// than that, and remembers few of them.
+    fn bounded<T>(&mut self, ask: impl FnOnce(&mut Tally, &mut Fake, Timestamp) -> Result<T, Error>) -> T {
+        let before = self.fake.dumps;
+        let answer = ask(&mut self.tally, &mut self.fake, self.now).unwrap();
+        assert!(self.fake.dumps <= before + 1, "{} dumps at once", self.fake.dumps - before);
+        assert!(self.tally.suspects.flows.len() <= measure::MOST_SUSPECTS);
+        answer
     }
 
     fn step(&mut self, step: Step) {
@@ -461,4 +491,60 @@ fn a_close_that_was_counted_twice_is_found_however_long_this_runs() {
         open(&mut play);
     }
     assert_eq!(open(&mut play), (6, 6));
+}
+
+#[test]
+fn many_that_end_while_they_are_adopted_are_made_good_with_little_memory() {
+    let mut play = Play::new();
+    play.fake.counting = false;
+    for _ in 0..2 * measure::MOST_SUSPECTS {
+        play.fake.act(Act::Open { endpoint: 1, translated: true });
+    }
+    play.start();
+    play.bounded(Tally::step);
+    // They are marked by now. As if their ends had passed just before.
+    for (entry, _) in play.fake.entries.values_mut() {
+        entry.tcp = Some(TcpState::Closing);
+    }
+    play.bounded(Tally::step);
+    assert_eq!(play.tally.suspects.flows.len(), measure::MOST_SUSPECTS);
+    play.check();
+    assert!(play.tally.suspects.flows.is_empty());
+}
+
+#[test]
+fn plans_may_come_between_the_dumps_of_a_measurement() {
+    let mut play = Play::new();
+    play.fake.counting = false;
+    for number in [1, 2, 1, 2, 2] {
+        play.fake.act(Act::Open { endpoint: number, translated: true });
+    }
+    play.start();
+    play.step(Step::Leave(2));
+    let before = play.fake.dumps;
+    play.bounded(Tally::step);
+    play.step(Step::Join(2));
+    play.bounded(Tally::step);
+    assert_eq!(play.fake.dumps, before + 2);
+    // The one that came in between is not taken for measured.
+    let counts = play.read(1_000, Vec::new());
+    let open: Vec<u32> = counts.hosted.iter().map(|count| count.open).collect();
+    assert_eq!(open, [0, 2, 3, 0]);
+    play.step(Step::Act(Act::Close(4)));
+    play.check();
+}
+
+#[test]
+fn counters_in_which_nothing_opened_are_not_read_again() {
+    let mut play = Play::new();
+    play.step(Step::Act(Act::Open { endpoint: 1, translated: false }));
+    for _ in 0..8 {
+        play.read(1_000, Vec::new());
+    }
+    play.fake.read.clear();
+    play.read(0, Vec::new());
+    let closed = |pair| Counter::HostedClosed(pair);
+    // The first slot has a connection that may close, the last one may get some.
+    assert!(play.fake.read.contains(&closed(0)) && play.fake.read.contains(&closed(7)));
+    assert!(!(1..6).any(|pair| play.fake.read.contains(&closed(pair))), "{:?}", play.fake.read);
 }

@@ -17,6 +17,7 @@ const EVERY_READ: Options = Options {
     first_slot: 0,
     event_buffer: plimsoll_dataplane::conntrack::RECEIVE_BUFFER,
     attended: true,
+    unowned: false,
 };
 
 /// Opens a batch of connections per slot, ends some of them, and compares every slot.

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use plimsoll_core::load::Count;
-use plimsoll_core::plan::Plan;
 use plimsoll_core::service::Protocol;
 use plimsoll_dataplane::nftables::{Config, NftablesDataplane, Setup, Terms};
 use plimsoll_dataplane::{Dataplane, dry_run};
@@ -291,8 +290,7 @@ fn datagrams_are_connections_until_conntrack_forgets_them() {
         assert_eq!((hosted.open, sent.open, sent.opened), (5, 5, 5));
     }
     // An endpoint that serves no more: its flows are released, and the next packet finds the other.
-    let release = Plan { release: [ids[0]].into(), ..Plan::default() };
-    stage.dataplanes[0].as_mut().unwrap().apply(&release).unwrap();
+    stage.release(0, ids[0]);
     let counts = stage.read(0);
     assert_eq!(ids.map(|id| find(&counts.hosted, id).open), [0, 5]);
     stage.cluster.nodes[0].host.namespace.text("conntrack", &["-D", "-p", "udp"]).unwrap();
@@ -319,8 +317,7 @@ fn an_endpoint_that_does_not_answer_is_released_but_not_one_that_serves() {
     let arrivals = plimsoll_lab::client::held(3, vip(false));
     plimsoll_lab::client::Client::start(&near.namespace, arrivals, limits).unwrap().join();
     assert_eq!(stage.entries(0, &["-p", "tcp", "--state", "SYN_SENT"]), 3);
-    let release = Plan { release: [stage.endpoints[0].id(Protocol::Tcp, false)].into(), ..Plan::default() };
-    stage.dataplanes[0].as_mut().unwrap().apply(&release).unwrap();
+    stage.release(0, stage.endpoints[0].id(Protocol::Tcp, false));
     assert_eq!(stage.entries(0, &["-p", "tcp", "--state", "SYN_SENT"]), 0);
     assert_eq!(stage.entries(0, &["-p", "tcp", "--state", "ESTABLISHED"]), 4);
     assert_eq!(held.open(), 4);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use plimsoll_core::load::Count;
 use plimsoll_core::plan::Plan;
 use plimsoll_core::service::Protocol;
-use plimsoll_dataplane::Dataplane;
+use plimsoll_dataplane::{Dataplane, Error};
 use plimsoll_lab::client::{self, Client, End, Limits};
 use plimsoll_lab::server::Close;
 use plimsoll_lab::{available, eventually};
@@ -83,6 +83,86 @@ fn an_endpoint_that_joins_brings_its_connections() {
     more.stop();
     assert!(eventually(SOON, || stage.open_at_servers() == 0));
     assert_eq!(stage.hosted(0).map(|count| count.open), [0, 0]);
+}
+
+#[test]
+fn a_start_adopts_more_connections_than_one_message_can_mark() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let mut stage = Stage::new(1, 1, Options::default());
+    let near = stage.cluster.add_endpoint(0).unwrap();
+    let held = hold(&near, 300, stage.endpoints[0].at(false), Close::Finish);
+    stage.open(0);
+    assert_eq!(stage.hosted(0)[0].open, 300);
+    stage.endpoints[0].server.end(290, Close::Reset);
+    // Their ends are counted as their RSTs pass, so each of them was marked: nothing looks for others so soon.
+    assert!(eventually(SOON, || stage.hosted(0)[0].open == 10), "{}", stage.hosted(0)[0].open);
+    // What is released in numbers is gone as well.
+    let udp: Vec<_> = (0..300)
+        .map(|_| {
+            let socket = near.namespace.udp("0.0.0.0:0".parse().unwrap()).unwrap();
+            socket.send_to(b"?", vip(false)).unwrap();
+            socket
+        })
+        .collect();
+    let of_service = ["-p", "udp", "--orig-dst", "10.96.0.1"];
+    assert!(eventually(SOON, || stage.entries(0, &of_service) == udp.len()));
+    stage.release(0, stage.endpoints[0].id(Protocol::Udp, false));
+    assert_eq!(stage.entries(0, &of_service), 0);
+    held.stop();
+}
+
+#[test]
+fn a_table_that_somebody_removed_is_made_anew_and_nothing_is_missed() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let mut stage = Stage::new(1, 1, Options { unowned: true, ..Options::default() });
+    let near = stage.cluster.add_endpoint(0).unwrap();
+    stage.open(0);
+    let mut held = vec![hold(&near, 6, vip(false), Close::Finish)];
+    assert_eq!(stage.hosted(0)[0].open, 6);
+    let node = stage.cluster.nodes[0].host.namespace.clone();
+    node.text("nft", &["delete", "table", "inet", "plimsoll"]).unwrap();
+    held.push(hold(&near, 3, vip(false), Close::Finish));
+    stage.endpoints[0].server.end(2, Close::Finish);
+    let plan = stage.plan(0);
+    let dataplane = stage.dataplanes[0].as_mut().unwrap();
+    assert!(!dataplane.nftables().is_owned());
+    let lost = dataplane.read().unwrap_err();
+    assert!(matches!(lost, Error::Lost { .. }), "{lost}");
+    // A plan that builds on what is gone is refused; the fresh one that follows brings everything back.
+    assert!(dataplane.apply(&Plan { renew: true, ..Plan::default() }).unwrap_err().is_refusal());
+    dataplane.apply(&plan).unwrap();
+    held.push(hold(&near, 4, vip(false), Close::Reset));
+    assert!(eventually(SOON, || stage.open_at_servers() == 11));
+    assert_eq!(stage.hosted(0)[0].open, 11);
+    for client in held {
+        client.stop();
+    }
+    assert!(eventually(SOON, || stage.open_at_servers() == 0));
+    assert_eq!(stage.hosted(0)[0].open, 0);
+}
+
+#[test]
+fn a_plan_that_finds_the_table_gone_is_followed_by_a_fresh_one() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let mut stage = Stage::new(1, 1, Options { unowned: true, ..Options::default() });
+    stage.open(0);
+    let node = stage.cluster.nodes[0].host.namespace.clone();
+    node.text("nft", &["delete", "table", "inet", "plimsoll"]).unwrap();
+    let plan = stage.plan(0);
+    let dataplane = stage.dataplanes[0].as_mut().unwrap();
+    let renewal = Plan { renew: true, ..Plan::default() };
+    assert!(dataplane.apply(&renewal).unwrap_err().is_refusal());
+    // Found gone in the midst of a fresh plan, it is made within the same call.
+    dataplane.apply(&plan).unwrap();
+    node.text("nft", &["delete", "table", "inet", "plimsoll"]).unwrap();
+    dataplane.apply(&plan).unwrap();
+    assert!(node.text("nft", &["list", "tables"]).unwrap().contains("inet plimsoll"));
 }
 
 #[test]

@@ -9,51 +9,68 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::format::{File, Service};
+use plimsoll_core::service::Service;
+
+use super::format::{self, File};
 use super::parse::{Contents, MAX_BYTES, Problems, parse, part};
-use super::validate::validate;
+use super::validate::{Names, fit, validate, validate_alone};
+use crate::Node;
 
 /// Reads texts, each mostly like the one before.
 #[derive(Default)]
 pub struct Reader {
-    /// What the pieces of the last text say.
-    known: HashMap<Box<str>, Arc<Service>>,
+    /// The last text but for its Services, and what it says.
+    frame: String,
+    nodes: Vec<Node>,
+    names: Names,
+    /// What the pieces of the last text say, each checked alone.
+    known: HashMap<Box<str>, Box<[Arc<Service>]>>,
 }
 
 impl Reader {
-    /// The same as [`parse`], and faster where most of the text was read the last time.
+    /// The same as [`parse`], and faster where most of the text was read the last time: what is said in the same
+    /// words then is the very same Service now.
     pub fn read(&mut self, text: &str) -> Result<Contents, Problems> {
         if text.len() <= MAX_BYTES
-            && let Some(file) = self.by_pieces(text)
-            && let Ok(contents) = validate(&file)
+            && let Some((reader, contents)) = std::mem::take(self).by_pieces(text)
         {
+            *self = reader;
             return Ok(contents);
         }
+        // Nothing is known any more, which costs the next good text some time.
         parse(text)
     }
 
-    /// What the pieces of the last text say, in no order.
-    #[cfg(test)]
-    pub(super) fn pieces(&self) -> Vec<Arc<Service>> {
-        self.known.values().cloned().collect()
-    }
-
-    fn by_pieces(&mut self, text: &str) -> Option<File> {
-        let Pieces { frame, services } = cut(text)?;
-        let mut file: File = part(&frame)?;
-        let mut known = HashMap::with_capacity(services.len());
-        for piece in services {
-            let service = if let Some(service) = self.known.get(piece) {
-                service.clone()
+    fn by_pieces(mut self, text: &str) -> Option<(Reader, Contents)> {
+        let Pieces { frame, services: pieces } = cut(text)?;
+        // What is said twice is written once too often, and found by [`fit`].
+        let mut known = HashMap::with_capacity(pieces.len());
+        if self.frame != frame || self.known.is_empty() {
+            let file: File = part(&frame)?;
+            self.names = Names::default();
+            self.nodes = validate(&file, &mut self.names).ok()?.nodes;
+            self.frame = frame;
+        }
+        for piece in pieces {
+            let (words, services) = if let Some(known) = self.known.remove_entry(piece) {
+                known
             } else {
-                let [service] = <[Arc<Service>; 1]>::try_from(part::<Vec<_>>(piece)?).ok()?;
-                service
+                let [service] = <[format::Service; 1]>::try_from(part::<Vec<_>>(piece)?).ok()?;
+                (piece.into(), validate_alone(&service, &mut self.names)?)
             };
-            file.services.push(service.clone());
-            known.insert(piece.into(), service);
+            if known.insert(words, services).is_some() {
+                return None;
+            }
         }
         self.known = known;
-        Some(file)
+        let written = self.known.values().map(|services| &**services);
+        if !fit(written.clone(), &self.names) {
+            return None;
+        }
+        let mut services: Vec<Arc<Service>> = written.flatten().cloned().collect();
+        services.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        let contents = Contents { nodes: self.nodes.clone(), services };
+        Some((self, contents))
     }
 }
 

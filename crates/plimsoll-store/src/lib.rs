@@ -85,10 +85,10 @@ pub async fn build(config: Config, node: NodeName) -> Result<Box<dyn Store>, Err
     })
 }
 
-/// Reads the files that the settings name, and starts nothing.
-pub fn check_files(config: &Config) -> Result<(), Error> {
+/// Reads the files that the settings name, and starts nothing. Gives back what is odd about them, but works.
+pub fn check_files(config: &Config) -> Result<Vec<String>, Error> {
     match config {
-        Config::Local => Ok(()),
+        Config::Local => Ok(Vec::new()),
         Config::Mesh(config) => config.check_files(),
     }
 }

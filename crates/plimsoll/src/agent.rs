@@ -53,13 +53,18 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         config.dataplane = plimsoll_dataplane::Config::dry_run();
     }
     if options.check_config {
-        plimsoll_agent::check(&config)?;
+        for warning in plimsoll_agent::check(&config)? {
+            eprintln!("plimsoll: {warning}");
+        }
+        let config = config.effective()?;
         let mut out = std::io::stdout().lock();
         out.write_all(config.to_yaml()?.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     log(options)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // One thread: the tasks wait for each other far more than they work, and what works long (the dataplane, the
+    // Services file) has a thread of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
         tokio::spawn(stop_on_signal(stop.clone()));

@@ -26,7 +26,8 @@ pub fn check(config: &Config) -> Result<Vec<String>, Error> {
     config.check()?;
     config.node_name()?;
     plimsoll_discovery::check(&config.discovery)?;
-    Ok(plimsoll_store::check_files(&config.store)?)
+    plimsoll_store::check_files(&config.store)?;
+    Ok(plimsoll_store::warnings(&config.store))
 }
 
 /// Runs an agent until `stop`, or until something it cannot do without fails. Either way nothing stays behind in

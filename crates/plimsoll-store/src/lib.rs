@@ -85,11 +85,19 @@ pub async fn build(config: Config, node: NodeName) -> Result<Box<dyn Store>, Err
     })
 }
 
-/// Reads the files that the settings name, and starts nothing. Gives back what is odd about them, but works.
-pub fn check_files(config: &Config) -> Result<Vec<String>, Error> {
+/// Reads the files that the settings name, and starts nothing.
+pub fn check_files(config: &Config) -> Result<(), Error> {
     match config {
-        Config::Local => Ok(Vec::new()),
+        Config::Local => Ok(()),
         Config::Mesh(config) => config.check_files(),
+    }
+}
+
+/// What is odd about those files, but works.
+pub fn warnings(config: &Config) -> Vec<String> {
+    match config {
+        Config::Local => Vec::new(),
+        Config::Mesh(config) => config.key_file.as_deref().and_then(mesh::exposed).into_iter().collect(),
     }
 }
 

@@ -133,8 +133,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        let config =
-            Config::parse(&text).map_err(|what| ConfigError::Invalid { path: path.into(), what })?;
+        let config = Config::parse(&text).map_err(|what| ConfigError::Invalid { path: path.into(), what })?;
         config.check().map_err(|error| error.in_file(path, &text))?;
         Ok(config)
     }
@@ -146,8 +145,11 @@ impl Config {
 
     /// The configuration that is in force, with every default.
     pub fn to_yaml(&self) -> Result<String, ConfigError> {
-        serde_saphyr::to_string(self)
-            .map_err(|error| ConfigError::Field { place: None, field: "(all)".into(), what: error.to_string() })
+        serde_saphyr::to_string(self).map_err(|error| ConfigError::Field {
+            place: None,
+            field: "(all)".into(),
+            what: error.to_string(),
+        })
     }
 
     /// Checks every section, and what concerns more than one.

@@ -40,7 +40,10 @@ fn a_value_that_cannot_be_is_told_with_its_place() {
         ("dataplane:\n  nftables: {lease: 1s}", "3:21: dataplane.nftables.lease: 1s is too short"),
         // What is missing is missed in its section.
         ("store:\n  mesh: {peers: [n2]}", "3:9: store.mesh: the mesh would send"),
-        ("store:\n  mesh:\n    insecure: true\n    peers: ['n2:x']", "5:12: store.mesh.peers: `n2:x` is neither"),
+        (
+            "store:\n  mesh:\n    insecure: true\n    peers: ['n2:x']",
+            "5:12: store.mesh.peers: `n2:x` is neither",
+        ),
     ] {
         std::fs::write(file.path(), with(text)).unwrap();
         let error = Config::load(file.path()).unwrap_err().to_string();
@@ -88,6 +91,9 @@ fn a_mask_is_read_in_hex_and_shown_so() {
         assert_eq!(Config::parse(&shown).unwrap(), config);
     }
     for wrong in ["-1", "0x1ffc00000", "many", "\"0xg\"", "1.5"] {
-        refused(&with(&format!("dataplane: {{nftables: {{mark_mask: {wrong}}}}}")), &["0x0ff70000", "line 2"]);
+        refused(
+            &with(&format!("dataplane: {{nftables: {{mark_mask: {wrong}}}}}")),
+            &["0x0ff70000", "line 2"],
+        );
     }
 }

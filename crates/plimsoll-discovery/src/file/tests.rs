@@ -867,7 +867,8 @@ fn reading_by_pieces_is_the_same_as_reading_the_whole() {
 
 /// A file whose few Services, endpoints and nodes are drawn from so few that they often clash.
 fn crowded(dice: &mut Dice) -> String {
-    let mut text = ["", "nodes: [{name: n1}]\n", "nodes: [{name: n1}, {name: n2}]\n"][dice.below(3)].to_owned();
+    let mut text =
+        ["", "nodes: [{name: n1}]\n", "nodes: [{name: n1}, {name: n2}]\n"][dice.below(3)].to_owned();
     text.push_str("services:\n");
     let (mut name, mut address) = (0, 0);
     for _ in 0..=dice.below(3) {
@@ -905,7 +906,8 @@ fn what_clashes_is_found_among_pieces_too() {
             Err(problems) if problems.first.len() > 1 => "several",
             Err(problems) => {
                 let what = &problems.first[0].what;
-                let words = ["Service `", "belongs to", "listed already", " is a Service", "say the same", "no node"];
+                let words =
+                    ["Service `", "belongs to", "listed already", " is a Service", "say the same", "no node"];
                 words.into_iter().find(|words| what.contains(words)).unwrap_or_else(|| panic!("{what}"))
             }
         };

@@ -364,9 +364,6 @@ struct Keys {
 impl Keys {
     fn open(path: Option<PathBuf>) -> Result<Keys, Error> {
         let known = path.as_deref().map(key::read).transpose()?.unwrap_or_default();
-        if let Some(exposed) = path.as_deref().and_then(key::exposed) {
-            tracing::warn!("{exposed}");
-        }
         Ok(Keys { path, known, trouble: None })
     }
 

@@ -150,7 +150,10 @@ impl<'a> Check<'a> {
         if !self.names.are_listed() {
             self.name(at, node, "a node", 0);
         } else if !self.names.contain(node) {
-            self.find(at(), format!("there is no node `{node}` in `nodes`; add it there or correct the name"));
+            self.find(
+                at(),
+                format!("there is no node `{node}` in `nodes`; add it there or correct the name"),
+            );
         }
     }
 

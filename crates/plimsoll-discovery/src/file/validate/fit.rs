@@ -1,7 +1,7 @@
 //! Whether Services that were each checked alone may stand in one file.
 
-use std::collections::hash_map::{Entry, HashMap};
 use std::collections::HashSet;
+use std::collections::hash_map::{Entry, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,9 +11,13 @@ use super::{Names, Taken, taken};
 
 /// Whether the Services of a file, grouped by what they were written as, have nothing against each other: the rules
 /// that [`super::validate`] has for more than one Service, without the places, at a tenth of the cost.
-pub(in crate::file) fn fit<'a>(written: impl Iterator<Item = &'a [Arc<Service>]> + Clone, names: &Names) -> bool {
+pub(in crate::file) fn fit<'a>(
+    written: impl Iterator<Item = &'a [Arc<Service>]> + Clone,
+    names: &Names,
+) -> bool {
     let mut said = HashSet::new();
-    let all_named = written.clone().all(|one| one.first().is_none_or(|service| said.insert(&service.id.name)));
+    let all_named =
+        written.clone().all(|one| one.first().is_none_or(|service| said.insert(&service.id.name)));
     let services = || written.clone().flatten();
     let mut keys: HashSet<Taken> = HashSet::new();
     if !all_named || !services().flat_map(|service| &service.keys).all(|key| keys.insert(taken(key))) {

@@ -23,8 +23,8 @@ pub struct Reader {
     frame: String,
     nodes: Vec<Node>,
     names: Names,
-    /// What the pieces of the last text say, each checked alone.
-    known: HashMap<Box<str>, Box<[Arc<Service>]>>,
+    /// The pieces of the last text.
+    known: Vec<Piece>,
 }
 
 impl Reader {
@@ -43,27 +43,22 @@ impl Reader {
 
     fn by_pieces(mut self, text: &str) -> Option<(Reader, Contents)> {
         let Pieces { frame, services: pieces } = cut(text)?;
-        // What is said twice is written once too often, and found by [`fit`].
-        let mut known = HashMap::with_capacity(pieces.len());
         if self.frame != frame || self.known.is_empty() {
             let file: File = part(&frame)?;
             self.names = Names::default();
             self.nodes = validate(&file, &mut self.names).ok()?.nodes;
             self.frame = frame;
         }
-        for piece in pieces {
-            let (words, services) = if let Some(known) = self.known.remove_entry(piece) {
-                known
-            } else {
-                let [service] = <[format::Service; 1]>::try_from(part::<Vec<_>>(piece)?).ok()?;
-                (piece.into(), validate_alone(&service, &mut self.names)?)
-            };
-            if known.insert(words, services).is_some() {
-                return None;
-            }
+        let before = std::mem::take(&mut self.known);
+        let by_head: HashMap<&str, &Piece> = before.iter().map(|piece| (head(&piece.words), piece)).collect();
+        for words in pieces {
+            let known = by_head.get(head(words)).filter(|piece| *piece.words == *words);
+            self.known.push(match known {
+                Some(piece) => Piece::clone(piece),
+                None => Piece::read(words, &mut self.names)?,
+            });
         }
-        self.known = known;
-        let written = self.known.values().map(|services| &**services);
+        let written = self.known.iter().map(|piece| &*piece.services);
         if !fit(written.clone(), &self.names) {
             return None;
         }
@@ -72,6 +67,25 @@ impl Reader {
         let contents = Contents { nodes: self.nodes.clone(), services };
         Some((self, contents))
     }
+}
+
+/// The text of a Service, and the Services that it stands for, checked alone.
+#[derive(Clone)]
+struct Piece {
+    words: Arc<str>,
+    services: Arc<[Arc<Service>]>,
+}
+
+impl Piece {
+    fn read(words: &str, names: &mut Names) -> Option<Piece> {
+        let [service] = <[format::Service; 1]>::try_from(part::<Vec<_>>(words)?).ok()?;
+        Some(Piece { words: words.into(), services: validate_alone(&service, names)? })
+    }
+}
+
+/// What pieces are looked up by: few have the beginning in common, and those are read anew.
+fn head(words: &str) -> &str {
+    &words[..words.floor_char_boundary(100)]
 }
 
 /// A text, cut.

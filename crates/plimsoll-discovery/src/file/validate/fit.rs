@@ -5,7 +5,7 @@ use std::collections::hash_map::{Entry, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use plimsoll_core::service::{Family, NodeName, Service};
+use plimsoll_core::service::{EndpointId, Family, NodeName, Service};
 
 use super::{Names, Taken, taken};
 
@@ -25,17 +25,20 @@ pub(in crate::file) fn fit<'a>(
     }
     let mut hosts: HashMap<IpAddr, &Option<NodeName>> =
         HashMap::with_capacity(services().map(|service| service.endpoints.len()).sum());
-    services().flat_map(|service| &service.endpoints).all(|endpoint| {
-        let id = endpoint.id;
-        let at_one_host = match hosts.entry(id.address) {
+    let endpoints = || services().flat_map(|service| &service.endpoints);
+    let agreed = endpoints().all(|endpoint| {
+        let at_one_host = match hosts.entry(endpoint.id.address) {
             Entry::Occupied(said) => **said.get() == endpoint.node,
             Entry::Vacant(entry) => {
                 entry.insert(&endpoint.node);
                 endpoint.node.iter().all(|node| names.admit(node))
             }
         };
-        at_one_host
-            && endpoint.for_nodes.iter().all(|node| names.admit(node))
-            && !keys.contains(&(Some(id.address), Family::of(id.address), id.port, id.protocol))
-    })
+        at_one_host && endpoint.for_nodes.iter().all(|node| names.admit(node))
+    });
+    let is_key =
+        |id: EndpointId| keys.contains(&(Some(id.address), Family::of(id.address), id.port, id.protocol));
+    // Few Services have the address of an endpoint, so most files need not be looked through for their ports.
+    let shares_address = |key: &Taken| key.0.is_some_and(|address| hosts.contains_key(&address));
+    agreed && (!keys.iter().any(shares_address) || !endpoints().any(|endpoint| is_key(endpoint.id)))
 }

@@ -78,7 +78,7 @@ pub(super) fn validate(file: &File, names: &mut Names) -> Result<Contents, Findi
 
 /// What a Service says, checked alone: whether it may stand beside others, [`fit`] tells. `None` where something is
 /// wrong with it.
-pub(super) fn validate_alone(service: &format::Service, names: &mut Names) -> Option<Box<[Arc<Service>]>> {
+pub(super) fn validate_alone(service: &format::Service, names: &mut Names) -> Option<Arc<[Arc<Service>]>> {
     let mut check = Check::new(names);
     check.service_name(0, service);
     let outlines = check.service(0, service);

@@ -135,6 +135,7 @@ mod hexadecimal {
     use serde::de::{self, Deserializer, Visitor};
     use serde::ser::Serializer;
 
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     pub(super) fn serialize<S: Serializer>(mask: &u32, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{mask:#010x}"))
     }

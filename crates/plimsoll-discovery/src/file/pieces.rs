@@ -59,7 +59,7 @@ impl Reader {
             });
         }
         let written = self.known.iter().map(|piece| &*piece.services);
-        if !fit(written.clone(), &self.names) {
+        if !fit(&written, &self.names) {
             return None;
         }
         let mut services: Vec<Arc<Service>> = written.flatten().cloned().collect();

@@ -12,7 +12,7 @@ use super::{Names, Taken, taken};
 /// Whether the Services of a file, grouped by what they were written as, have nothing against each other: the rules
 /// that [`super::validate`] has for more than one Service, without the places, at a tenth of the cost.
 pub(in crate::file) fn fit<'a>(
-    written: impl Iterator<Item = &'a [Arc<Service>]> + Clone,
+    written: &(impl Iterator<Item = &'a [Arc<Service>]> + Clone),
     names: &Names,
 ) -> bool {
     let mut said = HashSet::new();

@@ -22,20 +22,20 @@ use crate::pulse::Pulse;
 use crate::ready::Readiness;
 use crate::tasks::{API, DATAPLANE, DISCOVERY, OWNER, STORE, Stops, Tasks};
 
-/// Checks a configuration with the files it names, and starts nothing.
-pub fn check(config: &Config) -> Result<(), Error> {
+/// Checks a configuration with the files it names, and starts nothing. Gives back what is odd, but works.
+pub fn check(config: &Config) -> Result<Vec<String>, Error> {
     config.check()?;
     config.node_name()?;
     plimsoll_discovery::check(&config.discovery)?;
     plimsoll_store::check_files(&config.store)?;
-    Ok(())
+    Ok(plimsoll_store::warnings(&config.store))
 }
 
 /// Runs an agent until `stop`, or until something it cannot do without fails. Either way nothing stays behind in
 /// the kernel.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     config.check()?;
-    let node = config.node_name()?;
+    let (node, config) = (config.node_name()?, config.effective()?);
     let listener = listen(&config).await?;
     let mut discovery = plimsoll_discovery::build(&config.discovery)?;
     let mut tasks = Tasks::default();
@@ -63,8 +63,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         () = stop.cancelled() => return Ok(()),
         first = discovery.next() => first?,
     };
-    let interval = config.report_interval(discovery.nodes().borrow().len());
-    let parameters = config.parameters(interval);
+    let parameters = config.parameters();
+    let interval = parameters.report_interval;
     let here = here(&config, &node, discovery.as_ref());
     let horizon = parameters.horizon();
     warn_if_unlisted(&node, discovery.as_ref());

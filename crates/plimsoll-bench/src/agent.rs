@@ -9,16 +9,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use plimsoll_core::report::Report;
 use plimsoll_dataplane::netlink::{Builder, DUMP, Protocol, Socket, nfgenmsg};
 use plimsoll_lab::eventually;
 use plimsoll_lab::namespace::Namespace;
 use plimsoll_lab::random::Random;
-use plimsoll_store::mesh::Mesh;
-use plimsoll_store::{Health, Store as _};
+use plimsoll_store::Health;
 use tokio::task::JoinSet;
 
 use crate::dataplane::maps_of;
-use crate::mesh::{in_namespace, jittered, open, settled};
+use crate::mesh::{in_namespace, open, reporting, settled};
 use crate::row::{Bound, Row, Unit, milliseconds, quantile};
 use crate::scene::{ENDPOINTS, NODES, SERVICES, Scene, node};
 
@@ -35,8 +35,8 @@ struct Agent {
 }
 
 impl Agent {
-    /// Starts it with the scene as its file, and waits until it is ready.
-    fn start(program: &Path, scene: &Scene, store: &str) -> Result<Agent> {
+    /// Starts it with the scene as its file and `more` in its configuration, and waits until it is ready.
+    fn start(program: &Path, scene: &Scene, store: &str, more: &str) -> Result<Agent> {
         let namespace = Namespace::new("agent")?;
         let directory = std::env::temp_dir().join(format!("plimsoll-bench-{}", std::process::id()));
         fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -44,7 +44,7 @@ impl Agent {
         let file = directory.join("services.yaml");
         fs::write(&file, scene.file())?;
         let text = format!(
-            "node: {}\ndiscovery: {{file: {{path: {}}}}}\nstore: {store}\napi: {{listen: '{API}'}}\n",
+            "node: {}\ndiscovery: {{file: {{path: {}}}}}\nstore: {store}\napi: {{listen: '{API}'}}\n{more}\n",
             node(0),
             file.display()
         );
@@ -129,7 +129,7 @@ impl Drop for Agent {
 pub(crate) fn file_to_kernel(program: &Path) -> Result<Vec<Row>> {
     const ROUNDS: usize = 40;
     let mut scene = Scene::new();
-    let agent = Agent::start(program, &scene, "local")?;
+    let agent = Agent::start(program, &scene, "local", "")?;
     let maps = maps_of(&agent.namespace)?;
     let mut socket = agent.namespace.run(|| Socket::open(Protocol::Netfilter))?;
     let mut random = Random::new(5);
@@ -179,12 +179,13 @@ fn holds(socket: &mut Socket, map: &str, address: std::net::IpAddr) -> Result<bo
 struct Others {
     scene: Mutex<Scene>,
     figures: Mutex<Vec<u32>>,
-    health: Mutex<Vec<Health>>,
 }
 
 /// How long the agent is watched, after the others have found it and it had this time to settle.
 const WATCHED: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_secs(10);
+/// How often all nodes report.
+const INTERVAL: Duration = Duration::from_secs(1);
 /// 1 % of the Services change each second.
 const CHANGES: usize = SERVICES / 100;
 
@@ -193,19 +194,21 @@ const CHANGES: usize = SERVICES / 100;
 pub(crate) fn agent(program: &Path) -> Result<Vec<Row>> {
     let scene = Scene::new();
     let mesh = "{mesh: {bind: '127.0.0.1:9653'}}";
-    let agent = Agent::start(program, &scene, mesh)?;
+    let agent = Agent::start(program, &scene, mesh, "balancer: {report_interval: 1s}")?;
     let others = Arc::new(Others {
         scene: Mutex::new(scene),
         figures: Mutex::new((0..SERVICES * ENDPOINTS).map(|endpoint| 20 + endpoint as u32 % 7).collect()),
-        health: Mutex::new(vec![Health::default(); NODES - 1]),
     });
+    let health = Arc::new(Mutex::new(vec![Health::default(); NODES - 1]));
     let (cpu, resident, heard) = in_namespace(&agent.namespace, async {
         let mut tasks = JoinSet::new();
         let first: SocketAddr = API.parse()?;
         for (index, store) in open(1, NODES - 1, Some(first)).await?.into_iter().enumerate() {
-            tasks.spawn(report(store, index + 1, Arc::clone(&others)));
+            let others = Arc::clone(&others);
+            let figures = move |_: &mut Random| others.report(index + 1);
+            tasks.spawn(reporting(store, index, INTERVAL, Arc::clone(&health), figures));
         }
-        settled(&others.health, NODES - 1).await?;
+        settled(&health, NODES - 1).await?;
         let mut random = Random::new(1);
         let mut begin = (agent.cpu()?, Instant::now());
         let start = Instant::now();
@@ -260,25 +263,11 @@ impl Others {
         }
         scene.clone()
     }
-}
 
-/// Another node: reports each second, and listens.
-async fn report(mut store: Mesh, index: usize, others: Arc<Others>) -> Result<()> {
-    const INTERVAL: Duration = Duration::from_secs(1);
-    let mut random = Random::new(index as u64);
-    let mut next = Instant::now() + INTERVAL.mul_f64(random.unit());
-    loop {
-        if let Ok(heard) = tokio::time::timeout_at(next.into(), store.next()).await {
-            drop(heard?);
-            continue;
-        }
-        next = Instant::now() + jittered(INTERVAL, &mut random);
-        let report = {
-            let scene = others.scene.lock().unwrap_or_else(PoisonError::into_inner);
-            let figures = others.figures.lock().unwrap_or_else(PoisonError::into_inner);
-            scene.report(index, true, |endpoint| figures[endpoint])
-        };
-        store.publish(Arc::new(report)).await?;
-        others.health.lock().unwrap_or_else(PoisonError::into_inner)[index - 1] = store.health();
+    /// What a node reports.
+    fn report(&self, node: usize) -> Report {
+        let scene = self.scene.lock().unwrap_or_else(PoisonError::into_inner);
+        let figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
+        scene.report(node, true, |endpoint| figures[endpoint])
     }
 }

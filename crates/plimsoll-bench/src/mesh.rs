@@ -57,8 +57,29 @@ pub(crate) async fn open(first: usize, count: usize, peer: Option<SocketAddr>) -
     Ok(stores)
 }
 
+/// A node that reports and listens; its health goes to its place.
+pub(crate) async fn reporting(
+    mut store: Mesh,
+    place: usize,
+    interval: Duration,
+    health: Arc<Mutex<Vec<Health>>>,
+    report: impl Fn(&mut Random) -> Report,
+) -> Result<()> {
+    let mut random = Random::new(place as u64);
+    let mut next = Instant::now() + interval.mul_f64(random.unit());
+    loop {
+        if let Ok(heard) = tokio::time::timeout_at(next.into(), store.next()).await {
+            drop(heard?);
+            continue;
+        }
+        next = Instant::now() + jittered(interval, &mut random);
+        store.publish(Arc::new(report(&mut random))).await?;
+        health.lock().unwrap_or_else(PoisonError::into_inner)[place] = store.health();
+    }
+}
+
 /// A bit more or less than an interval, as agents wait.
-pub(crate) fn jittered(interval: Duration, random: &mut Random) -> Duration {
+fn jittered(interval: Duration, random: &mut Random) -> Duration {
     interval.mul_f64(0.95 + 0.1 * random.unit())
 }
 
@@ -78,7 +99,8 @@ pub(crate) fn bytes() -> Result<Vec<Row>> {
     let (begin, end) = in_namespace(&Namespace::new("mesh")?, async {
         let mut tasks = JoinSet::new();
         for (index, store) in open(0, NODES, None).await?.into_iter().enumerate() {
-            tasks.spawn(busy(store, index, ENDPOINTS, Arc::clone(&health)));
+            let figures = move |random: &mut Random| ever_new(index, ENDPOINTS, random);
+            tasks.spawn(reporting(store, index, INTERVAL, Arc::clone(&health), figures));
         }
         settled(&health, NODES - 1).await?;
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -99,32 +121,10 @@ pub(crate) fn bytes() -> Result<Vec<Row>> {
     Ok(vec![Row::gating("mesh-bytes", each, Unit::Bytes, Bound::AtMost(16.0)).noting(note)])
 }
 
-/// Publishes ever new figures and listens.
-async fn busy(
-    mut store: Mesh,
-    index: usize,
-    endpoints: usize,
-    health: Arc<Mutex<Vec<Health>>>,
-) -> Result<()> {
-    let mut random = Random::new(index as u64);
-    let mut next = Instant::now() + INTERVAL.mul_f64(random.unit());
-    loop {
-        if let Ok(heard) = tokio::time::timeout_at(next.into(), store.next()).await {
-            drop(heard?);
-            continue;
-        }
-        next = Instant::now() + jittered(INTERVAL, &mut random);
-        let hosted = (0..endpoints).map(|number| some_load(endpoint(index, number), &mut random));
-        let report = Report {
-            node: node(index),
-            age: Duration::ZERO,
-            opens_per_second: 100.0,
-            hosted: hosted.collect(),
-            sent: Vec::new(),
-        };
-        store.publish(Arc::new(report)).await?;
-        health.lock().unwrap_or_else(PoisonError::into_inner)[index] = store.health();
-    }
+/// A report in which all figures are new.
+fn ever_new(index: usize, endpoints: usize, random: &mut Random) -> Report {
+    let hosted = (0..endpoints).map(|number| some_load(endpoint(index, number), random)).collect();
+    Report { node: node(index), age: Duration::ZERO, opens_per_second: 100.0, hosted, sent: Vec::new() }
 }
 
 fn some_load(endpoint: EndpointId, random: &mut Random) -> EndpointReport {

@@ -3,6 +3,7 @@
 //! A [`Service`] here is what is balanced as one: one port, one protocol, one address family. A Service of the
 //! outside world with two ports and two families is four of them, told apart by [`ServiceId`].
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,6 +24,13 @@ impl NodeName {
 
     /// The name.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// So that a set of names can be asked for one that is only read.
+impl Borrow<str> for NodeName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

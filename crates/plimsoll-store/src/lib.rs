@@ -93,6 +93,14 @@ pub fn check_files(config: &Config) -> Result<(), Error> {
     }
 }
 
+/// What is odd about those files, but works.
+pub fn warnings(config: &Config) -> Vec<String> {
+    match config {
+        Config::Local => Vec::new(),
+        Config::Mesh(config) => config.key_file.as_deref().and_then(mesh::exposed).into_iter().collect(),
+    }
+}
+
 /// Who is there and what was counted since the start.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Health {

@@ -53,13 +53,19 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         config.dataplane = plimsoll_dataplane::Config::dry_run();
     }
     if options.check_config {
-        plimsoll_agent::check(&config)?;
+        for warning in plimsoll_agent::check(&config)? {
+            eprintln!("plimsoll: {warning}");
+        }
+        let config = config.effective()?;
         let mut out = std::io::stdout().lock();
         out.write_all(config.to_yaml()?.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     log(options)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    give_back_large_buffers();
+    // One thread: the tasks wait for each other far more than they work, and what works long (the dataplane, the
+    // Services file) has a thread of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
         tokio::spawn(stop_on_signal(stop.clone()));
@@ -67,6 +73,23 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     })?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// Keeps large buffers out of the heap, so that what they took is given back when they are freed: a batch for the
+/// kernel, the text of the Services file. By itself glibc learns from the first of them to keep such memory.
+#[cfg(target_env = "gnu")]
+fn give_back_large_buffers() {
+    const LARGE: i32 = 256 << 10;
+    for threshold in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+        // SAFETY: sets a number of the allocator, which it takes at any time and from any thread.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::mallopt(threshold, LARGE);
+        }
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn give_back_large_buffers() {}
 
 fn log(options: &Options) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&options.log).with_context(|| {

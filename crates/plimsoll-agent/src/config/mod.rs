@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use plimsoll_core::service::{NodeName, PolicyKind};
 use plimsoll_core::time::Span;
 use plimsoll_core::{balancer, guard, policy, view};
+use plimsoll_discovery::file::locate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -42,9 +43,10 @@ pub struct Balancer {
     pub policy: PolicyKind,
     /// How often every Service is decided anew, 200ms to 5s. Must be the same on all nodes.
     pub tick: Span,
-    /// How often nodes count and report, 100ms to 2s. Must be the same on all nodes. Default: the number of nodes
-    /// in hundredths of a second, 200ms at least and 1s at most.
-    pub report_interval: Option<Span>,
+    /// How often nodes count and report, 100ms to 2s. Must be the same on all nodes: what counts as a young
+    /// connection depends on it. A small mesh answers faster with 200ms, one of more than a hundred nodes works
+    /// less with 1s.
+    pub report_interval: Span,
     /// The parameters of the policies.
     pub policies: policy::Parameters,
     /// What bounds every policy.
@@ -58,7 +60,7 @@ impl Default for Balancer {
         Balancer {
             policy: PolicyKind::default(),
             tick: Span::from_millis(500),
-            report_interval: None,
+            report_interval: Span::from_millis(500),
             policies: policy::Parameters::default(),
             guard: guard::Parameters::default(),
             view: view::Parameters::default(),
@@ -101,8 +103,10 @@ pub enum ConfigError {
         what: String,
     },
     /// A field has a value that cannot be.
-    #[error("{field}: {what}")]
+    #[error("{}{field}: {what}", .place.as_deref().unwrap_or_default())]
     Field {
+        /// The file with line and column, each followed by a colon, where the value is from a file.
+        place: Option<String>,
         /// Which field, with its section.
         field: String,
         /// What is wrong and what would be right.
@@ -113,14 +117,25 @@ pub enum ConfigError {
     NoNode,
 }
 
+impl ConfigError {
+    /// With the place of the field in the file that this text is from.
+    fn in_file(self, path: &Path, text: &str) -> ConfigError {
+        let ConfigError::Field { field, what, .. } = self else { return self };
+        let way = field.split('.').fold(locate::Path::TOP, |way, name| way.field(name));
+        let locate::Place { line, column } = locate::place_of(text, &way);
+        let place = Some(format!("{}:{line}:{column}: ", path.display()));
+        ConfigError::Field { place, field, what }
+    }
+}
+
 impl Config {
     /// Reads and checks a configuration file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        Config::parse(&text)
-            .map_err(|what| ConfigError::Invalid { path: path.into(), what })
-            .and_then(|config| config.check().map(|()| config))
+        let config = Config::parse(&text).map_err(|what| ConfigError::Invalid { path: path.into(), what })?;
+        config.check().map_err(|error| error.in_file(path, &text))?;
+        Ok(config)
     }
 
     /// Reads a configuration without checking what lies outside the text.
@@ -130,13 +145,17 @@ impl Config {
 
     /// The configuration that is in force, with every default.
     pub fn to_yaml(&self) -> Result<String, ConfigError> {
-        serde_saphyr::to_string(self)
-            .map_err(|error| ConfigError::Field { field: "(all)".into(), what: error.to_string() })
+        serde_saphyr::to_string(self).map_err(|error| ConfigError::Field {
+            place: None,
+            field: "(all)".into(),
+            what: error.to_string(),
+        })
     }
 
     /// Checks every section, and what concerns more than one.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let field = |field: &str, what: String| Err(ConfigError::Field { field: field.into(), what });
+        let field =
+            |field: &str, what: String| Err(ConfigError::Field { place: None, field: field.into(), what });
         let within = |name: &str, span: Span, least: Span, most: Span| {
             if span < least || span > most {
                 return field(name, format!("{span} is not between {least} and {most}"));
@@ -145,9 +164,8 @@ impl Config {
         };
         let balancer = &self.balancer;
         within("balancer.tick", balancer.tick, Span::from_millis(200), Span::from_secs(5))?;
-        if let Some(interval) = balancer.report_interval {
-            within("balancer.report_interval", interval, Span::from_millis(100), Span::from_secs(2))?;
-        }
+        let interval = balancer.report_interval;
+        within("balancer.report_interval", interval, Span::from_millis(100), Span::from_secs(2))?;
         if let Err(what) = balancer.policies.check() {
             return field("balancer.policies", what);
         }
@@ -159,10 +177,22 @@ impl Config {
         }
         // Leases are renewed at ticks.
         if let Err(error) = self.dataplane.check(balancer.tick.0) {
-            return field(&format!("dataplane.{}", self.dataplane.kind()), error.to_string());
+            let section = format!("dataplane.{}", self.dataplane.kind());
+            return match error {
+                plimsoll_dataplane::Error::Config { field: name, problem } => {
+                    field(&format!("{section}.{name}"), problem)
+                }
+                other => field(&section, other.to_string()),
+            };
         }
         if let Err(error) = self.store.check() {
-            return field("store", error.to_string());
+            let section = format!("store.{}", self.store.kind());
+            return match error {
+                plimsoll_store::Error::Setting { setting, reason } => {
+                    field(&format!("{section}.{setting}"), reason)
+                }
+                other => field(&section, other.to_string()),
+            };
         }
         Ok(())
     }
@@ -177,17 +207,17 @@ impl Config {
         }
     }
 
-    /// The report interval in a cluster of `nodes`.
-    pub(crate) fn report_interval(&self, nodes: usize) -> std::time::Duration {
-        let by_nodes = Span::from_millis(10 * nodes.clamp(20, 100) as u64);
-        self.balancer.report_interval.unwrap_or(by_nodes).0
+    /// It with this node's name in it, whatever that is from.
+    pub fn effective(mut self) -> Result<Config, ConfigError> {
+        self.node = Some(self.node_name()?.to_string());
+        Ok(self)
     }
 
     /// What the core wants to know of it.
-    pub(crate) fn parameters(&self, report_interval: std::time::Duration) -> balancer::Parameters {
+    pub(crate) fn parameters(&self) -> balancer::Parameters {
         balancer::Parameters {
             tick: self.balancer.tick.0,
-            report_interval,
+            report_interval: self.balancer.report_interval.0,
             lease: self.dataplane.lease().0,
             policy: self.balancer.policy,
             policies: self.balancer.policies.clone(),

@@ -31,10 +31,33 @@ fn the_smallest_configuration_has_sensible_defaults() {
 }
 
 #[test]
-fn the_report_interval_follows_the_number_of_nodes() {
+fn a_value_that_cannot_be_is_told_with_its_place() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().display();
+    for (text, expected) in [
+        ("balancer:\n  tick: 1h", "3:9: balancer.tick: 1h is not"),
+        ("balancer:\n  guard: {}\n  report_interval: 5s", "4:20: balancer.report_interval: 5s is not"),
+        ("dataplane:\n  nftables: {lease: 1s}", "3:21: dataplane.nftables.lease: 1s is too short"),
+        // What is missing is missed in its section.
+        ("store:\n  mesh: {peers: [n2]}", "3:9: store.mesh: the mesh would send"),
+        (
+            "store:\n  mesh:\n    insecure: true\n    peers: ['n2:x']",
+            "5:12: store.mesh.peers: `n2:x` is neither",
+        ),
+    ] {
+        std::fs::write(file.path(), with(text)).unwrap();
+        let error = Config::load(file.path()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{path}:{expected}")), "{error}");
+    }
+}
+
+#[test]
+fn the_effective_configuration_has_the_name() {
     let config = check(&with("")).unwrap();
-    let millis = |nodes| config.report_interval(nodes).as_millis();
-    assert_eq!([millis(0), millis(20), millis(50), millis(500)], [200, 200, 500, 1000]);
+    let name = config.node_name().map(|name| name.to_string());
+    assert_eq!(config.effective().map(|config| config.node).ok(), name.map(Some).ok());
+    let named = check(&with("node: n1")).unwrap().effective().unwrap();
+    assert_eq!(named.node.as_deref(), Some("n1"));
 }
 
 #[test]
@@ -57,4 +80,20 @@ fn the_effective_configuration_reads_back() {
     let config = check(&with("balancer: {tick: 250ms}")).unwrap();
     let shown = serde_json::to_string(&config).unwrap();
     assert_eq!(Config::parse(&shown).unwrap(), config);
+}
+
+#[test]
+fn a_mask_is_read_in_hex_and_shown_so() {
+    for written in ["0x1ffc0000", "\"0x1ffc0000\"", "536608768"] {
+        let config = check(&with(&format!("dataplane: {{nftables: {{mark_mask: {written}}}}}"))).unwrap();
+        let shown = config.to_yaml().unwrap();
+        assert!(shown.contains("0x1ffc0000"), "{shown}");
+        assert_eq!(Config::parse(&shown).unwrap(), config);
+    }
+    for wrong in ["-1", "0x1ffc00000", "many", "\"0xg\"", "1.5"] {
+        refused(
+            &with(&format!("dataplane: {{nftables: {{mark_mask: {wrong}}}}}")),
+            &["0x0ff70000", "line 2"],
+        );
+    }
 }

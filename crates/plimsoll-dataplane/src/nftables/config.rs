@@ -24,6 +24,8 @@ pub struct Config {
     pub priority: i32,
     /// Eleven bits of the conntrack mark that nobody else uses: the lowest three for the state of a connection,
     /// the other eight for its age.
+    #[serde(with = "hexadecimal")]
+    #[schemars(with = "u32")]
     pub mark_mask: u32,
     /// The addresses of clients inside the cluster (the pod ranges). Connections of others to an address inside
     /// the cluster get the node's address as their source. None of a family: nobody is known to
@@ -125,6 +127,44 @@ impl Config {
             );
         }
         Ok(())
+    }
+}
+
+/// Masks as operators write them: `0x0ff70000`. Read as a number, too.
+mod hexadecimal {
+    use serde::de::{self, Deserializer, Visitor};
+    use serde::ser::Serializer;
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    pub(super) fn serialize<S: Serializer>(mask: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{mask:#010x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+        deserializer.deserialize_any(Mask)
+    }
+
+    struct Mask;
+
+    impl Visitor<'_> for Mask {
+        type Value = u32;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a mask of 32 bits, as in 0x0ff70000")
+        }
+
+        fn visit_u64<E: de::Error>(self, mask: u64) -> Result<u32, E> {
+            u32::try_from(mask).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(mask), &self))
+        }
+
+        fn visit_i64<E: de::Error>(self, mask: i64) -> Result<u32, E> {
+            u32::try_from(mask).map_err(|_| E::invalid_value(de::Unexpected::Signed(mask), &self))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<u32, E> {
+            let digits = text.strip_prefix("0x").unwrap_or_default();
+            u32::from_str_radix(digits, 16).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+        }
     }
 }
 

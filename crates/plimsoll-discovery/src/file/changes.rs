@@ -13,7 +13,10 @@ pub(super) fn changes(
     new: &BTreeMap<ServiceId, Arc<Service>>,
 ) -> Vec<ServiceChange> {
     let changed: Vec<&Arc<Service>> =
-        new.values().filter(|service| old.get(&service.id) != Some(service)).collect();
+        new.values().filter(|service| old.get(&service.id).is_none_or(|old| differ(old, service))).collect();
+    if changed.is_empty() && old.len() == new.len() {
+        return Vec::new();
+    }
     let owners: HashMap<_, &ServiceId> = old
         .values()
         .flat_map(|service| service.keys.iter().map(|key| (reached_at(key), &service.id)))
@@ -26,6 +29,11 @@ pub(super) fn changes(
     }
     let removed = old.keys().filter(|&id| !new.contains_key(id)).cloned().map(ServiceChange::Remove);
     removed.chain(changed.into_iter().cloned().map(ServiceChange::Set)).collect()
+}
+
+/// Most are the very same, which need not be compared.
+fn differ(old: &Arc<Service>, new: &Arc<Service>) -> bool {
+    !Arc::ptr_eq(old, new) && old != new
 }
 
 /// What only one Service can have, whoever the clients are that may use it.

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use plimsoll_core::service::{Mode, PolicyKind, Protocol, TrafficPolicy};
 use plimsoll_core::time::Span;
@@ -18,7 +17,7 @@ pub struct File {
     /// The nodes that have an agent. Optional; where given, endpoints may only name these.
     pub nodes: Option<Vec<Node>>,
     /// The Services. `[]` where there are none.
-    pub services: Vec<Arc<Service>>,
+    pub services: Vec<Service>,
 }
 
 /// A node that has an agent.

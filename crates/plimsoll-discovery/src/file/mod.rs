@@ -132,7 +132,7 @@ struct Follower {
     path: PathBuf,
     watch: Watch,
     poll: Duration,
-    /// The file's state when it was last read.
+    /// The file's state when it was last read; `None` where that failed: then it is tried again at each look.
     state: Option<State>,
     reader: Reader,
     services: BTreeMap<ServiceId, Arc<Service>>,
@@ -173,12 +173,11 @@ impl Follower {
         let contents = match read(&mut self.reader, &self.path) {
             Ok(contents) => contents,
             Err(error) => {
-                tracing::warn!(%error, "the Services file is refused; what it said before stays");
-                let error: Arc<str> = error.to_string().into();
-                self.health.send_modify(|health| {
-                    health.refused += 1;
-                    health.last_error = Some(error);
-                });
+                // What the file says is wrong until it changes; what kept it from being read may pass.
+                if matches!(error, Error::Unreadable { .. }) {
+                    self.state = None;
+                }
+                self.refuse(&error.to_string());
                 return Ok(());
             }
         };
@@ -202,6 +201,17 @@ impl Follower {
             health.last_error = None;
         });
         changes.into_iter().try_for_each(|change| self.sender.blocking_send(change))
+    }
+
+    /// Counts each time, and says the same only once.
+    fn refuse(&self, error: &str) {
+        self.health.send_modify(|health| {
+            health.refused += 1;
+            if health.last_error.as_deref() != Some(error) {
+                tracing::warn!(%error, "the Services file is refused; what it said before stays");
+                health.last_error = Some(error.into());
+            }
+        });
     }
 }
 

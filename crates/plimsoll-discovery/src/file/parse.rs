@@ -9,7 +9,7 @@ use serde_saphyr::{Error, Options};
 
 use super::format::File;
 use super::locate::{Path, Place, path_at, place_of};
-use super::validate::{Finding, Findings, validate};
+use super::validate::{Finding, Findings, Names, validate};
 use crate::Node;
 
 /// The largest file that is read, in bytes: about 500,000 endpoints.
@@ -40,7 +40,7 @@ pub fn parse(text: &str) -> Result<Contents, Problems> {
     // A little more than the length, so that a small file may use aliases freely.
     let file: File = serde_saphyr::from_str_with_options(text, options(text.len(), text.len().max(10_000)))
         .map_err(|error| Problems::malformed(text, &error))?;
-    validate(&file).map_err(|findings| Problems::found(text, &findings))
+    validate(&file, &mut Names::default()).map_err(|findings| Problems::found(text, &findings))
 }
 
 /// Reads a part of a file, under the same limits; `None` where it makes no sense alone.

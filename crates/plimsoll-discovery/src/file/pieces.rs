@@ -9,52 +9,83 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::format::{File, Service};
+use plimsoll_core::service::Service;
+
+use super::format::{self, File};
 use super::parse::{Contents, MAX_BYTES, Problems, parse, part};
-use super::validate::validate;
+use super::validate::{Names, fit, validate, validate_alone};
+use crate::Node;
 
 /// Reads texts, each mostly like the one before.
 #[derive(Default)]
 pub struct Reader {
-    /// What the pieces of the last text say.
-    known: HashMap<Box<str>, Arc<Service>>,
+    /// The last text but for its Services, and what it says.
+    frame: String,
+    nodes: Vec<Node>,
+    names: Names,
+    /// The pieces of the last text.
+    known: Vec<Piece>,
 }
 
 impl Reader {
-    /// The same as [`parse`], and faster where most of the text was read the last time.
+    /// The same as [`parse`], and faster where most of the text was read the last time: what is said in the same
+    /// words then is the very same Service now.
     pub fn read(&mut self, text: &str) -> Result<Contents, Problems> {
         if text.len() <= MAX_BYTES
-            && let Some(file) = self.by_pieces(text)
-            && let Ok(contents) = validate(&file)
+            && let Some((reader, contents)) = std::mem::take(self).by_pieces(text)
         {
+            *self = reader;
             return Ok(contents);
         }
+        // Nothing is known any more, which costs the next good text some time.
         parse(text)
     }
 
-    /// What the pieces of the last text say, in no order.
-    #[cfg(test)]
-    pub(super) fn pieces(&self) -> Vec<Arc<Service>> {
-        self.known.values().cloned().collect()
-    }
-
-    fn by_pieces(&mut self, text: &str) -> Option<File> {
-        let Pieces { frame, services } = cut(text)?;
-        let mut file: File = part(&frame)?;
-        let mut known = HashMap::with_capacity(services.len());
-        for piece in services {
-            let service = if let Some(service) = self.known.get(piece) {
-                service.clone()
-            } else {
-                let [service] = <[Arc<Service>; 1]>::try_from(part::<Vec<_>>(piece)?).ok()?;
-                service
-            };
-            file.services.push(service.clone());
-            known.insert(piece.into(), service);
+    fn by_pieces(mut self, text: &str) -> Option<(Reader, Contents)> {
+        let Pieces { frame, services: pieces } = cut(text)?;
+        if self.frame != frame || self.known.is_empty() {
+            let file: File = part(&frame)?;
+            self.names = Names::default();
+            self.nodes = validate(&file, &mut self.names).ok()?.nodes;
+            self.frame = frame;
         }
-        self.known = known;
-        Some(file)
+        let before = std::mem::take(&mut self.known);
+        let by_head: HashMap<&str, &Piece> = before.iter().map(|piece| (head(&piece.words), piece)).collect();
+        for words in pieces {
+            let known = by_head.get(head(words)).filter(|piece| *piece.words == *words);
+            self.known.push(match known {
+                Some(piece) => Piece::clone(piece),
+                None => Piece::read(words, &mut self.names)?,
+            });
+        }
+        let written = self.known.iter().map(|piece| &*piece.services);
+        if !fit(&written, &self.names) {
+            return None;
+        }
+        let mut services: Vec<Arc<Service>> = written.flatten().cloned().collect();
+        services.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        let contents = Contents { nodes: self.nodes.clone(), services };
+        Some((self, contents))
     }
+}
+
+/// The text of a Service, and the Services that it stands for, checked alone.
+#[derive(Clone)]
+struct Piece {
+    words: Arc<str>,
+    services: Arc<[Arc<Service>]>,
+}
+
+impl Piece {
+    fn read(words: &str, names: &mut Names) -> Option<Piece> {
+        let [service] = <[format::Service; 1]>::try_from(part::<Vec<_>>(words)?).ok()?;
+        Some(Piece { words: words.into(), services: validate_alone(&service, names)? })
+    }
+}
+
+/// What pieces are looked up by: few have the beginning in common, and those are read anew.
+fn head(words: &str) -> &str {
+    &words[..words.floor_char_boundary(100)]
 }
 
 /// A text, cut.

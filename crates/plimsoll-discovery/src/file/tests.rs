@@ -865,14 +865,80 @@ fn reading_by_pieces_is_the_same_as_reading_the_whole() {
     assert!(good > 500 && bad > 500, "{good} good and {bad} bad: the rounds test little");
 }
 
+/// A file whose few Services, endpoints and nodes are drawn from so few that they often clash.
+fn crowded(dice: &mut Dice) -> String {
+    let mut text =
+        ["", "nodes: [{name: n1}]\n", "nodes: [{name: n1}, {name: n2}]\n"][dice.below(3)].to_owned();
+    text.push_str("services:\n");
+    let (mut name, mut address) = (0, 0);
+    for _ in 0..=dice.below(3) {
+        // Mostly in turn, so that not all clash.
+        (name, address) = (name + 1 - dice.below(9) / 8, address + 1 - dice.below(9) / 8);
+        write!(text, "- {{name: s{name}, addresses: [10.96.0.{address}], ports: [{{port: 80").unwrap();
+        if dice.below(4) == 0 {
+            write!(text, ", node_port: 3008{}", dice.below(4)).unwrap();
+        }
+        text.push_str("}], endpoints: [");
+        for _ in 0..dice.below(3) {
+            let net = if dice.below(20) == 0 { 96 } else { 1 };
+            let port = ["", ", port: 80", ", port: 8080"][dice.below(3)];
+            // An address has one node, but for a few.
+            let number = 1 + dice.below(4);
+            let node = ["", ", node: n1", ", node: n2, for_nodes: [n1]"][(number + dice.below(16) / 15) % 3];
+            write!(text, "{{address: 10.{net}.0.{number}{port}{node}}}, ").unwrap();
+        }
+        text.push_str("]}\n");
+    }
+    text
+}
+
+#[test]
+fn what_clashes_is_found_among_pieces_too() {
+    let mut dice = Dice(0x0BAD_5EED);
+    let mut reader = Reader::default();
+    let mut clashes = std::collections::BTreeMap::new();
+    for _ in 0..6000 {
+        let text = crowded(&mut dice);
+        let whole = parse(&text);
+        assert_eq!(reader.read(&text), whole, "{text}");
+        let words = match &whole {
+            Ok(_) => "good",
+            Err(problems) if problems.first.len() > 1 => "several",
+            Err(problems) => {
+                let what = &problems.first[0].what;
+                let words =
+                    ["Service `", "belongs to", "listed already", " is a Service", "say the same", "no node"];
+                words.into_iter().find(|words| what.contains(words)).unwrap_or_else(|| panic!("{what}"))
+            }
+        };
+        *clashes.entry(words).or_insert(0) += 1;
+    }
+    assert!(clashes.len() == 8 && clashes.values().all(|&times| times > 20), "tests little: {clashes:?}");
+}
+
 #[test]
 fn a_piece_that_was_read_before_is_not_read_again() {
     let mut reader = Reader::default();
-    reader.read(SHAPES[0]).unwrap();
-    assert_eq!(reader.pieces().len(), 2);
-    let before = reader.pieces();
-    reader.read(&SHAPES[0].replace("10.1.0.1", "10.1.0.2")).unwrap();
-    let kept =
-        reader.pieces().iter().filter(|piece| before.iter().any(|old| Arc::ptr_eq(old, piece))).count();
-    assert_eq!(kept, 1);
+    let before = reader.read(SHAPES[0]).unwrap().services;
+    let after = reader.read(&SHAPES[0].replace("10.1.0.1", "10.1.0.2")).unwrap().services;
+    let kept: Vec<bool> = before.iter().zip(&after).map(|(old, new)| Arc::ptr_eq(old, new)).collect();
+    // The second is one of two families.
+    assert_eq!(kept, [false, true, true]);
+}
+
+#[test]
+fn a_name_of_a_node_is_kept_once() {
+    let text = "services:\n\
+                - {name: a, addresses: [10.96.0.1], ports: [{port: 80}], endpoints: [{address: 10.1.0.1, node: n}]}\n\
+                - {name: b, addresses: [10.96.0.2], ports: [{port: 80}], endpoints: [{address: 10.1.0.2, node: n}]}\n";
+    for text in [text.to_owned(), format!("nodes: [{{name: n}}]\n{text}")] {
+        let contents = Reader::default().read(&text).unwrap();
+        let names: Vec<*const u8> = contents
+            .services
+            .iter()
+            .map(|service| service.endpoints[0].node.as_ref().unwrap().as_str().as_ptr())
+            .chain(contents.nodes.iter().map(|node| node.name.as_str().as_ptr()))
+            .collect();
+        assert!(names.iter().all(|name| *name == names[0]), "{text}");
+    }
 }

@@ -40,11 +40,14 @@ impl State {
 /// Reads a file, but not more of it than a little over what is accepted: the parser says what is wrong then.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let file = fs::File::open(path)?;
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
-    let mut text = Vec::new();
-    file.take(MAX_BYTES as u64 + 4).read_to_end(&mut text)?;
+    let most = MAX_BYTES as u64 + 4;
+    // One byte more than it has: the end is found without making room for more.
+    let mut text = Vec::with_capacity(metadata.len().min(most) as usize + 1);
+    file.take(most).read_to_end(&mut text)?;
     Ok(text)
 }
 

@@ -1,5 +1,6 @@
 //! The mesh's keys: a file with one key per line, the first seals, all open.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// How many bytes a key has.
@@ -60,6 +61,15 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Key>, KeyError> {
     let bytes =
         std::fs::read(path).map_err(|source| KeyError::Unreadable { path: path.to_owned(), source })?;
     parse(path, &bytes)
+}
+
+/// What there is to say of a key file that others than its owner may read or write.
+pub(crate) fn exposed(path: &Path) -> Option<String> {
+    let mode = std::fs::metadata(path).ok()?.mode() & 0o777;
+    (mode & 0o077 != 0).then(|| {
+        let path = path.display();
+        format!("others can read or change the mesh's key file {path} (mode {mode:03o}); `chmod 600` it")
+    })
 }
 
 /// Reads the bytes of a key file; `path` is for the errors.

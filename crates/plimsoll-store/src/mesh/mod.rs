@@ -25,6 +25,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use key::KeyError;
+pub(crate) use key::exposed;
 pub use membership::{Identity, Membership};
 pub use pack::Malformed;
 pub use part::{List, Part, Position, Record};

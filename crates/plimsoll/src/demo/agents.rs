@@ -66,7 +66,8 @@ fn configuration(index: usize, peers: &[IpAddr], key: &Path, services: &Path) ->
         "node: node{index}\n\
          discovery: {{file: {{path: {services}}}}}\n\
          store: {{mesh: {{bind: \"{address}:9653\", peers: [{others}], key_file: {key}}}}}\n\
-         dataplane: {{nftables: {{lease: {LEASE_SECONDS}s, local_sources: [{POD_NETWORK_V4}]}}}}\n",
+         dataplane: {{nftables: {{lease: {LEASE_SECONDS}s, local_sources: [{POD_NETWORK_V4}]}}}}\n\
+         balancer: {{report_interval: 200ms}}\n",
         address = peers[index],
         others = others.join(", "),
         services = services.display(),

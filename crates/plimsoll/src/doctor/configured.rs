@@ -122,14 +122,14 @@ fn keys(configured: &mut Configured, config: &Config) {
 }
 
 fn secrecy(path: &Path, mode: u32) -> Finding {
-    let others = mode & 0o007;
+    let others = mode & 0o077;
     if others == 0 {
         return Finding::ok("mesh-key", format!("{} holds valid keys", path.display()));
     }
     Finding::warning(
         "mesh-key",
-        format!("every user of this host may read or change the key file {}", path.display()),
-        format!("`chmod o= {}`", path.display()),
+        format!("others than its owner may read or change the key file {}", path.display()),
+        format!("`chmod go= {}`", path.display()),
     )
 }
 
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_key_is_a_secret() {
-        assert_eq!(secrecy(Path::new("k"), 0o100_640).verdict, Verdict::Ok);
-        assert_eq!(secrecy(Path::new("k"), 0o100_644).verdict, Verdict::Warning);
+        assert_eq!(secrecy(Path::new("k"), 0o100_600).verdict, Verdict::Ok);
+        assert_eq!(secrecy(Path::new("k"), 0o100_640).verdict, Verdict::Warning);
     }
 }

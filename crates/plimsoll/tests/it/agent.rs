@@ -10,7 +10,7 @@ use std::time::Duration;
 use plimsoll_api::{Explanation, Status};
 use plimsoll_lab::eventually;
 use plimsoll_lab::namespace::Namespace;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use crate::stage::SOON;
 
@@ -68,6 +68,14 @@ impl Agent {
     pub(crate) fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("it runs");
         rustix::process::kill_process(Pid::from_child(child), signal).unwrap();
+    }
+
+    /// Sets how many files it may have open; `None`: as many as this process.
+    pub(crate) fn limit_open_files(&self, limit: Option<u64>) {
+        let child = self.child.as_ref().expect("it runs");
+        let own = getrlimit(Resource::Nofile);
+        let limit = Rlimit { current: limit.or(own.current), ..own };
+        prlimit(Some(Pid::from_child(child)), Resource::Nofile, limit).unwrap();
     }
 
     /// Sends a signal that ends it, and waits for the end.

@@ -193,3 +193,23 @@ fn an_invalid_change_of_the_services_keeps_the_old_ones() {
     held.assert_alive();
     assert_eq!(stage.fell_through(0), 0);
 }
+
+#[test]
+fn services_that_could_not_be_read_are_read_as_soon_as_they_can_be() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let stage = Stage::running(1, 2);
+    let agent = &stage.agents[0];
+    let endpoints = || agent.explain("http")[0].endpoints.len();
+    assert_eq!(endpoints(), 2);
+    let refusals = || agent.log().matches("Too many open files").count();
+    agent.limit_open_files(Some(0));
+    stage.write_services(|index| index == 0);
+    assert!(eventually(SOON, || refusals() > 0), "{}", agent.log());
+    agent.limit_open_files(None);
+    // The file does not change any more.
+    assert!(eventually(SOON, || endpoints() == 1), "{}", agent.log());
+    assert!(agent.metric("plimsoll_discovery_refusals_total") >= 1.0);
+    assert_eq!(refusals(), 1, "it is said once: {}", agent.log());
+}

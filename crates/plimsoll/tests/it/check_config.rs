@@ -1,5 +1,6 @@
 //! `plimsoll agent --check-config`: the configuration with the files it names.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::plimsoll;
@@ -12,6 +13,8 @@ fn check(services: &str, key: &str) -> (bool, String) {
     let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
     write("services.yaml", services);
     write("mesh.key", key);
+    let anyone = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(directory.path().join("mesh.key"), anyone).unwrap();
     let at = |name: &str| directory.path().join(name).display().to_string();
     write(
         "agent.yaml",
@@ -34,6 +37,24 @@ fn run(config: &Path) -> (bool, String) {
 fn the_files_of_a_valid_configuration_are_valid_too() {
     let (ok, text) = check("services: []\n", KEY);
     assert!(ok && text.contains("lease: 10s"), "{text}");
+    assert!(text.contains("mark_mask: \"0x0ff70000\""), "{text}");
+    assert!(text.contains("mesh.key (mode 644); `chmod 600` it"), "{text}");
+}
+
+#[test]
+fn the_name_in_force_is_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("services.yaml"), "services: []\n").unwrap();
+    let services = at("services.yaml").display().to_string();
+    std::fs::write(at("agent.yaml"), format!("discovery: {{file: {{path: {services}}}}}\n")).unwrap();
+    let (ok, text) = run(&at("agent.yaml"));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    if ok {
+        assert!(text.contains(&format!("node: {}\n", host.trim())), "{text}");
+    } else {
+        assert!(text.contains("this host has no name"), "{host}: {text}");
+    }
 }
 
 #[test]

@@ -24,6 +24,9 @@ impl format::Endpoint {
 /// One address of an endpoint that was checked.
 pub(super) struct Checked<'a> {
     pub(super) address: IpAddr,
+    node: Option<NodeName>,
+    for_zones: Vec<Arc<str>>,
+    for_nodes: Vec<NodeName>,
     endpoint: &'a format::Endpoint,
 }
 
@@ -33,15 +36,15 @@ impl Checked<'_> {
         let said = self.endpoint;
         Endpoint {
             id: EndpointId { address: self.address, port: said.port.unwrap_or(port), protocol },
-            node: said.node.as_deref().map(NodeName::new),
+            node: self.node.clone(),
             capacity: said.capacity,
             conditions: Conditions {
                 ready: said.ready,
                 serving: said.serving,
                 terminating: said.terminating,
             },
-            for_zones: said.for_zones.iter().map(|zone| Arc::from(zone.as_str())).collect(),
-            for_nodes: said.for_nodes.iter().map(|node| NodeName::new(node)).collect(),
+            for_zones: self.for_zones.clone(),
+            for_nodes: self.for_nodes.clone(),
         }
     }
 }
@@ -81,7 +84,7 @@ impl<'a> Check<'a> {
                     self.clash(at.index(e), at.index(other), what);
                 } else {
                     first.insert((address, port), e);
-                    checked.push(Checked { address, endpoint });
+                    checked.push(self.checked(address, endpoint));
                 }
             }
         }
@@ -132,16 +135,25 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// Its names are shared with all others that say the same.
+    fn checked(&mut self, address: IpAddr, endpoint: &'a format::Endpoint) -> Checked<'a> {
+        Checked {
+            address,
+            node: endpoint.node.as_deref().map(|node| self.names.get(node)),
+            for_zones: endpoint.for_zones.iter().map(|zone| Arc::from(zone.as_str())).collect(),
+            for_nodes: endpoint.for_nodes.iter().map(|node| self.names.get(node)).collect(),
+            endpoint,
+        }
+    }
+
     fn known_node(&mut self, at: &dyn Fn() -> Path, node: &str) {
-        match &self.nodes {
-            Some(nodes) if !nodes.contains(node) => {
-                self.find(
-                    at(),
-                    format!("there is no node `{node}` in `nodes`; add it there or correct the name"),
-                );
-            }
-            Some(_) => {}
-            None => self.name(at, node, "a node", 0),
+        if !self.names.are_listed() {
+            self.name(at, node, "a node", 0);
+        } else if !self.names.contain(node) {
+            self.find(
+                at(),
+                format!("there is no node `{node}` in `nodes`; add it there or correct the name"),
+            );
         }
     }
 

@@ -2,8 +2,10 @@
 
 mod address;
 mod endpoints;
+mod fit;
+mod names;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,9 @@ use super::format::{self, File};
 use super::locate::Path;
 use super::parse::Contents;
 use crate::Node;
+
+pub(super) use self::fit::fit;
+pub(super) use self::names::Names;
 
 /// The longest affinity and slow start, as in Kubernetes: longer than any reason to remember a client.
 const LONGEST: Duration = Duration::from_hours(24);
@@ -50,9 +55,9 @@ pub(super) struct Findings {
     pub(super) more: usize,
 }
 
-/// The Services that a file describes, or all that is wrong with them.
-pub(super) fn validate(file: &File) -> Result<Contents, Findings> {
-    let mut check = Check::default();
+/// The Services that a file describes, or all that is wrong with them. The names of its nodes are left in `names`.
+pub(super) fn validate(file: &File, names: &mut Names) -> Result<Contents, Findings> {
+    let mut check = Check::new(names);
     let nodes = check.nodes(file);
     check.service_names(file);
     let outlines: Vec<Vec<Outline>> =
@@ -71,15 +76,32 @@ pub(super) fn validate(file: &File) -> Result<Contents, Findings> {
     Ok(Contents { nodes, services })
 }
 
+/// What a Service says, checked alone: whether it may stand beside others, [`fit`] tells. `None` where something is
+/// wrong with it.
+pub(super) fn validate_alone(service: &format::Service, names: &mut Names) -> Option<Arc<[Arc<Service>]>> {
+    let mut check = Check::new(names);
+    check.service_name(0, service);
+    let outlines = check.service(0, service);
+    let endpoints = check.endpoints(0, service);
+    let services = outlines.into_iter().map(|outline| Arc::new(outline.with(service, &endpoints))).collect();
+    check.findings.first.is_empty().then_some(services)
+}
+
 /// A key, whoever its clients are; without an address, every node's own.
 type Taken = (Option<IpAddr>, Family, u16, Protocol);
 
+fn taken(key: &Key) -> Taken {
+    let address = match key.place {
+        Place::Internal(address) | Place::External(address) => Some(address),
+        Place::AnyLocal(_) => None,
+    };
+    (address, key.place.family(), key.port, key.protocol)
+}
+
 /// What is remembered while a file is checked, and what was found.
-#[derive(Default)]
 struct Check<'a> {
     findings: Findings,
-    /// The nodes there are, where the file says.
-    nodes: Option<BTreeSet<&'a str>>,
+    names: &'a mut Names,
     /// Which Service and port has a key.
     keys: HashMap<Taken, (usize, usize)>,
     /// Where an address was said to be, by which Service and endpoint.
@@ -96,11 +118,10 @@ struct Outline {
 
 impl Outline {
     fn with(self, service: &format::Service, endpoints: &[Checked<'_>]) -> Service {
-        let mut endpoints: Vec<_> = endpoints
-            .iter()
-            .filter(|endpoint| Family::of(endpoint.address) == self.id.family)
-            .map(|endpoint| endpoint.at(self.endpoint_port, self.protocol))
-            .collect();
+        let of_family = || endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == self.id.family);
+        // These stay for as long as the Service does: no more room than they need.
+        let mut endpoints = Vec::with_capacity(of_family().count());
+        endpoints.extend(of_family().map(|endpoint| endpoint.at(self.endpoint_port, self.protocol)));
         endpoints.sort_by_key(|endpoint| endpoint.id);
         Service {
             id: self.id,
@@ -118,6 +139,10 @@ impl Outline {
 }
 
 impl<'a> Check<'a> {
+    fn new(names: &'a mut Names) -> Check<'a> {
+        Check { findings: Findings::default(), names, keys: HashMap::new(), hosts: HashMap::new() }
+    }
+
     fn find(&mut self, field: Path, what: String) {
         self.add(Finding { field, other: None, what });
     }
@@ -151,22 +176,22 @@ impl<'a> Check<'a> {
                 );
             }
         }
-        self.nodes = Some(first.into_keys().collect());
+        *self.names = Names::listed(nodes.iter().map(|node| NodeName::new(&node.name)));
         nodes
             .iter()
-            .map(|node| Node { name: NodeName::new(&node.name), zone: node.zone.as_deref().map(Arc::from) })
+            .map(|node| Node { name: self.names.get(&node.name), zone: node.zone.as_deref().map(Arc::from) })
             .collect()
     }
 
     fn service_names(&mut self, file: &File) {
         let mut first = HashMap::new();
         for (s, service) in file.services.iter().enumerate() {
-            let at = Path::TOP.field("services").index(s);
-            self.name(&|| at.field("name"), &service.name, "a Service", 1);
+            self.service_name(s, service);
             if let Some(&other) = first.get(service.name.as_str()) {
+                let services = Path::TOP.field("services");
                 self.clash(
-                    at.field("name"),
-                    Path::TOP.field("services").index(other),
+                    services.index(s).field("name"),
+                    services.index(other),
                     format!(
                         "there is a Service `{}` already, at {}; rename one",
                         service.name,
@@ -177,6 +202,11 @@ impl<'a> Check<'a> {
                 first.insert(service.name.as_str(), s);
             }
         }
+    }
+
+    fn service_name(&mut self, s: usize, service: &format::Service) {
+        let at = || Path::TOP.field("services").index(s).field("name");
+        self.name(&at, &service.name, "a Service", 1);
     }
 
     /// A name goes into logs, metrics, messages and the kernel: no spaces, no surprises.
@@ -349,11 +379,7 @@ impl<'a> Check<'a> {
     /// Remembers whose the keys are; tells the first that is somebody else's.
     fn take(&mut self, s: usize, p: usize, port: &format::Port, keys: &[Key]) {
         for key in keys {
-            let (address, field) = match key.place {
-                Place::Internal(address) | Place::External(address) => (Some(address), "port"),
-                Place::AnyLocal(_) => (None, "node_port"),
-            };
-            let taken: Taken = (address, key.place.family(), key.port, key.protocol);
+            let taken = taken(key);
             let Some(&(other_s, other_p)) = self.keys.get(&taken) else {
                 self.keys.insert(taken, (s, p));
                 continue;
@@ -362,7 +388,10 @@ impl<'a> Check<'a> {
                 continue;
             }
             let services = Path::TOP.field("services");
-            let whose = address.map_or_else(|| "node port".into(), |address| format!("{address} port"));
+            let (whose, field) = match taken.0 {
+                Some(address) => (format!("{address} port"), "port"),
+                None => ("node port".into(), "node_port"),
+            };
             let what = format!(
                 "{whose} {}/{} belongs to {} already; change one of them",
                 key.port,
@@ -386,6 +415,7 @@ fn keys(reached: &[Place], port: &format::Port, family: Family) -> Vec<Key> {
         .map(|(place, number)| Key { place, port: number, protocol: port.protocol })
         .collect();
     keys.sort();
+    keys.shrink_to_fit();
     keys
 }
 

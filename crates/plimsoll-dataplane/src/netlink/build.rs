@@ -32,6 +32,11 @@ impl Builder {
         self.buffer.clear();
     }
 
+    /// Gives back the memory for messages beyond so many bytes.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        self.buffer.shrink_to(bytes);
+    }
+
     /// The messages written since the last [`clear`](Builder::clear).
     pub fn bytes(&self) -> &[u8] {
         &self.buffer

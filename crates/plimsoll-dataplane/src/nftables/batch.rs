@@ -51,6 +51,9 @@ pub(super) struct Batch {
     refusals: Vec<Refusal>,
 }
 
+/// Bytes kept for the next batch: enough for the changes of a second, but not for a first plan.
+const KEPT: usize = 1 << 18;
+
 impl Batch {
     pub(super) fn new(table: &str) -> Batch {
         Batch {
@@ -63,9 +66,14 @@ impl Batch {
         }
     }
 
+    /// Begins anew. Of what a large batch took, only a little is kept.
     pub(super) fn clear(&mut self) {
-        self.messages.clear();
+        for builder in [&mut self.messages, &mut self.sealed] {
+            builder.clear();
+            builder.shrink_to(KEPT);
+        }
         self.cuts.clear();
+        self.cuts.shrink_to(KEPT / 64);
     }
 
     /// What comes after may take effect in a later transaction than what came before.

@@ -121,9 +121,10 @@ impl Tally {
         }
         let (mut hosted, mut sent) = (self.hosted.in_question(), self.sent.in_question());
         let mut suspects = Suspects::default();
+        let asked = hosted.keys().chain(sent.keys()).chain(&self.hosted.adopted).chain(&self.sent.adopted);
         let filter = Filter {
             mark: Some((bits.opened, bits.opened | bits.closed)),
-            ..Filter::of(&hosted.keys().chain(sent.keys()).copied().collect())
+            ..Filter::of(&asked.copied().collect())
         };
         kernel.mark(&filter, &mut |entry| {
             let endpoint = entry.endpoint()?;
@@ -131,8 +132,11 @@ impl Tally {
                 return Some(ended);
             }
             let cell = self.cell_of(bits, entry.mark);
-            for side in entry.is_translated().then_some(&mut sent).into_iter().chain([&mut hosted]) {
-                if let Some(measurement) = side.get_mut(&endpoint) {
+            let sides = [(&self.hosted, &mut hosted), (&self.sent, &mut sent)];
+            for (side, measured) in sides.into_iter().take(1 + usize::from(entry.is_translated())) {
+                if side.adopted.contains(&endpoint) {
+                    measured.entry(endpoint).or_default()[cell].found += 1;
+                } else if let Some(measurement) = measured.get_mut(&endpoint) {
                     measurement[cell].found += 1;
                 }
             }
@@ -171,26 +175,23 @@ impl Tally {
 }
 
 impl Side {
-    /// Members whose base is not known, with their figures as they are now. Not those whose connections are still to
-    /// be adopted.
+    /// The accounts whose base is not known, with their figures as they are now. Not those of members whose
+    /// connections are still to be adopted; nor adopted ones that have no account yet, which are most of them.
     fn in_question(&self) -> BTreeMap<EndpointId, Measurement> {
-        let figures = |id: &EndpointId| {
-            self.accounts.get(id).map_or_else(Measurement::default, Account::begin_measurement)
-        };
         let doubtful = self.accounts.iter().filter(|(id, account)| {
-            (!account.is_settled() || account.is_overdrawn()) && !self.joined.contains(id)
+            let is_doubtful = !account.is_settled() || account.is_overdrawn();
+            self.adopted.contains(id) || (is_doubtful && !self.joined.contains(id))
         });
-        let doubtful = doubtful.map(|(id, _)| id);
-        self.adopted.iter().chain(doubtful).map(|id| (*id, figures(id))).collect()
+        doubtful.map(|(id, account)| (*id, account.begin_measurement())).collect()
     }
 
     fn end_measurement(&mut self, measured: &BTreeMap<EndpointId, Measurement>) {
-        for (endpoint, measurement) in measured {
-            let found = measurement.iter().any(|cell| cell.found > 0);
-            // Most endpoints have nothing to account for.
-            if (found || self.accounts.contains_key(endpoint))
-                && let Some(account) = self.account(*endpoint)
-            {
+        // Who was adopted and has an account by now, and nothing of it was found open.
+        let opened_since = |id: &&EndpointId| !measured.contains_key(id) && self.accounts.contains_key(id);
+        let opened: Vec<EndpointId> = self.adopted.iter().filter(opened_since).copied().collect();
+        let none = Measurement::default();
+        for (endpoint, measurement) in measured.iter().chain(opened.iter().map(|id| (id, &none))) {
+            if let Some(account) = self.account(*endpoint) {
                 account.end_measurement(measurement);
             }
         }

@@ -181,9 +181,10 @@ struct Others {
     figures: Mutex<Vec<u32>>,
 }
 
-/// How long the agent is watched, after the others have found it and it had this time to settle.
+/// How long the agent is watched, after the others have found it and it had this time to settle: until weights follow
+/// from what changes, not from what it still learns of a start at which everything was new.
 const WATCHED: Duration = Duration::from_secs(30);
-const SETTLE: Duration = Duration::from_secs(10);
+const SETTLE: Duration = Duration::from_secs(40);
 /// How often all nodes report.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// 1 % of the Services change each second.

@@ -2,3 +2,7 @@
 
 pub mod oracle;
 pub mod blind;
+mod gauge;
+pub mod feedback;
+pub mod scd;
+pub mod clients;

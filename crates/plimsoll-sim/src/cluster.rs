@@ -2,8 +2,9 @@
 
 use plimsoll_core::time::Timestamp;
 
+use crate::dice::Dice;
 use crate::processor::Processor;
-use crate::scenario::{Failure, Misreading};
+use crate::scenario::{Failure, Misreading, Scenario};
 
 /// Whether an endpoint gets connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,26 @@ pub struct Endpoint {
     pub processor: Processor,
 }
 
+impl Endpoint {
+    /// An idle one that nothing disturbs, hosted outside.
+    pub fn new(capacity: f64, parallel: f64) -> Endpoint {
+        Endpoint {
+            capacity,
+            stated: Some(capacity),
+            host: None,
+            standing: Standing::Serving,
+            since: Timestamp::ZERO,
+            speed: 1.0,
+            failure: None,
+            misreading: None,
+            pressure_bias: 0.0,
+            open: 0,
+            opened: 0,
+            processor: Processor::new(capacity, parallel),
+        }
+    }
+}
+
 /// The cluster as it truly is.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -67,6 +88,26 @@ impl Cluster {
         let mut cluster = Cluster { endpoints, nodes, has_work, serving: Vec::new(), own };
         cluster.refresh();
         cluster
+    }
+
+    /// The cluster of a scenario before anybody connected.
+    pub fn of(scenario: &Scenario, dice: &mut Dice) -> Cluster {
+        let parallel = scenario.work.as_ref().map_or(1.0, |work| work.parallel);
+        let bias = scenario.signals.as_ref().map_or(0.0, |signals| signals.pressure_bias);
+        let mut endpoints = Vec::new();
+        for group in &scenario.endpoints {
+            for _ in 0..group.count {
+                let host = endpoints.len() % scenario.nodes.count;
+                let stated = if group.hidden { None } else { Some(group.stated.unwrap_or(group.capacity)) };
+                endpoints.push(Endpoint {
+                    stated,
+                    host: (!group.outside).then_some(host),
+                    pressure_bias: dice.between(0.0, bias),
+                    ..Endpoint::new(group.capacity, parallel)
+                });
+            }
+        }
+        Cluster::new(endpoints, scenario.nodes.count, scenario.work.is_some())
     }
 
     /// Adds an endpoint.

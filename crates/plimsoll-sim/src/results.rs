@@ -8,7 +8,7 @@ use crate::batch::Named;
 use crate::catalogue::Contender;
 use crate::measure::{Measured, Outcome};
 
-/// A contender's figures in a scenario: medians over the seeds. Times of day are not in them.
+/// A contender's figures in a scenario: medians over the seeds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     /// Which scenario.
@@ -109,6 +109,72 @@ fn known(values: impl Iterator<Item = f64>) -> f64 {
     median(values.map(Some)).unwrap_or(0.0)
 }
 
+/// How a contender compares with the oracle over many scenarios.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Score {
+    /// Which policy.
+    pub policy: &'static str,
+    /// How nodes chose by its weights.
+    pub selection: Option<&'static str>,
+    /// The geometric mean, over scenarios without requests, of `max/mean - 1` relative to the oracle's.
+    pub imbalance: Option<f64>,
+    /// The same of the p99, over scenarios with requests.
+    pub p99: Option<f64>,
+    /// The same of the p999.
+    pub p999: Option<f64>,
+}
+
+/// What every contender is measured by.
+const ORACLE: &str = "jsq-work";
+
+/// How each contender compares with the oracle over the scenarios in `rows`; nothing where the oracle was not run.
+pub fn scores(rows: &[Row]) -> Vec<Score> {
+    let oracle =
+        |row: &Row| rows.iter().find(|other| other.policy == ORACLE && other.scenario == row.scenario);
+    let mut scores: Vec<Score> = Vec::new();
+    for first in rows {
+        let is_scored = |score: &Score| (score.policy, score.selection) == (first.policy, first.selection);
+        if scores.iter().any(is_scored) {
+            continue;
+        }
+        let own = || rows.iter().filter(|row| (row.policy, row.selection) == (first.policy, first.selection));
+        let over = |figure: fn(&Row) -> Option<f64>| {
+            geometric_mean(own().filter_map(|row| Some(figure(row)? / figure(oracle(row)?)?)))
+        };
+        let imbalance =
+            |row: &Row| row.max_over_mean.filter(|_| row.p99_ms.is_none()).map(|m| (m - 1.0).max(1e-6));
+        scores.push(Score {
+            policy: first.policy,
+            selection: first.selection,
+            imbalance: over(imbalance),
+            p99: over(|row| row.p99_ms),
+            p999: over(|row| row.p999_ms),
+        });
+    }
+    scores.retain(|score| score.imbalance.is_some() || score.p99.is_some());
+    scores
+}
+
+fn geometric_mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.fold((0.0, 0), |(sum, count), value| (sum + libm::log(value), count + 1));
+    (count > 0).then(|| libm::exp(sum / f64::from(count)))
+}
+
+/// Scores as a table.
+pub fn score_table(scores: &[Score]) -> String {
+    let mut lines = vec![["policy", "imbalance", "p99", "p99.9"].map(str::to_owned).to_vec()];
+    lines.extend(scores.iter().map(|score| {
+        let mut cells = vec![full_name(score.policy, score.selection)];
+        cells.extend([score.imbalance, score.p99, score.p999].map(|value| number(value, 2)));
+        cells
+    }));
+    lay_out(&lines)
+}
+
+fn full_name(policy: &str, selection: Option<&str>) -> String {
+    selection.map_or_else(|| policy.to_owned(), |selection| format!("{policy}:{selection}"))
+}
+
 /// The rows of one scenario as a table.
 pub fn table(rows: &[Row]) -> String {
     let Some(first) = rows.first() else { return String::new() };
@@ -125,11 +191,7 @@ pub fn table(rows: &[Row]) -> String {
         }
     }
     let cells = |row: &Row| {
-        let name = match row.selection {
-            Some(selection) => format!("{}:{selection}", row.policy),
-            None => row.policy.to_owned(),
-        };
-        let mut cells = vec![name, number(row.max_over_mean, 3)];
+        let mut cells = vec![full_name(row.policy, row.selection), number(row.max_over_mean, 3)];
         cells.extend([row.p50_ms, row.p99_ms, row.p999_ms].map(time));
         cells.extend([percent(row.failed_share), time(row.seconds_to_fair.map(|s| s * 1e3))]);
         cells.push(number(Some(row.weight_changes_per_second), 2));
@@ -192,6 +254,39 @@ mod tests {
         assert_eq!(median([None, Some(1.0)].into_iter()), None);
         assert_eq!(median([Some(3.0), Some(1.0)].into_iter()), Some(2.0));
         assert_eq!(median([].into_iter()), None);
+    }
+
+    #[test]
+    fn scores_are_relative_to_the_oracle() {
+        let row = |scenario: &str, policy, max_over_mean, p99| Row {
+            scenario: scenario.to_owned(),
+            policy,
+            selection: None,
+            seeds: 1,
+            max_over_mean: Some(max_over_mean),
+            deviation: None,
+            p50_ms: None,
+            p99_ms: p99,
+            p999_ms: p99,
+            failed_share: 0.0,
+            seconds_to_fair: None,
+            weight_changes_per_second: 0.0,
+            windows: Vec::new(),
+        };
+        let mut rows = vec![
+            row("a", "wlc", 1.4, None),
+            row("a", ORACLE, 1.1, None),
+            row("b", "wlc", 1.3, None),
+            row("b", ORACLE, 1.3, None),
+            row("c", "wlc", 2.0, Some(300.0)),
+            row("c", ORACLE, 1.5, Some(100.0)),
+        ];
+        let text = score_table(&scores(&rows));
+        let expected = "policy    imbalance   p99  p99.9\nwlc            2.00  3.00   3.00\n\
+                        jsq-work       1.00  1.00   1.00\n";
+        assert_eq!(text, expected);
+        rows.retain(|row| row.policy != ORACLE);
+        assert!(scores(&rows).is_empty());
     }
 
     #[test]

@@ -50,6 +50,12 @@ impl Connections {
         &mut self.places[number as usize]
     }
 
+    /// For how many connections there is room.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.places.len()
+    }
+
     /// Gives a number back, when nothing is to happen by it any more.
     pub(super) fn free(&mut self, number: u32) {
         self.places[number as usize].phase = Phase::Gone;

@@ -13,7 +13,6 @@ use plimsoll_core::time::Timestamp;
 use crate::cluster::{Cluster, Endpoint, Standing};
 use crate::dice::Dice;
 use crate::measure::{Measured, Meter, SAMPLED_EVERY};
-use crate::processor::Processor;
 use crate::queue::Queue;
 use crate::scenario::{Failure, Scenario};
 use crate::steering::{Link, Steering};
@@ -28,7 +27,7 @@ const SCRIPT: u64 = 3;
 const WORLD: u64 = 4;
 const AWAY: u64 = 5;
 /// The stream for the steering.
-pub const STEERING: u64 = 6;
+const STEERING: u64 = 6;
 
 /// A connection that fails lasts this long.
 const FAILS_WITHIN: std::time::Duration = std::time::Duration::from_millis(1);
@@ -52,44 +51,6 @@ pub struct Engine<'a> {
     steps: u64,
 }
 
-/// The cluster of a scenario before anybody connected.
-pub fn cluster(scenario: &Scenario, seed: u64) -> Cluster {
-    let mut dice = Dice::new(seed, WORLD);
-    let parallel = scenario.work.as_ref().map_or(1.0, |work| work.parallel);
-    let bias = scenario.signals.as_ref().map_or(0.0, |signals| signals.pressure_bias);
-    let mut endpoints = Vec::new();
-    for group in &scenario.endpoints {
-        for _ in 0..group.count {
-            let host = endpoints.len() % scenario.nodes.count;
-            let stated = if group.hidden { None } else { Some(group.stated.unwrap_or(group.capacity)) };
-            endpoints.push(Endpoint {
-                stated,
-                host: (!group.outside).then_some(host),
-                pressure_bias: dice.between(0.0, bias),
-                ..fresh(group.capacity, parallel)
-            });
-        }
-    }
-    Cluster::new(endpoints, scenario.nodes.count, scenario.work.is_some())
-}
-
-fn fresh(capacity: f64, parallel: f64) -> Endpoint {
-    Endpoint {
-        capacity,
-        stated: Some(capacity),
-        host: None,
-        standing: Standing::Serving,
-        since: Timestamp::ZERO,
-        speed: 1.0,
-        failure: None,
-        misreading: None,
-        pressure_bias: 0.0,
-        open: 0,
-        opened: 0,
-        processor: Processor::new(capacity, parallel),
-    }
-}
-
 impl<'a> Engine<'a> {
     /// A cluster with the long connections that there are in the long run, placed in proportion to capacity.
     /// `steering` makes who decides, once those are open.
@@ -98,7 +59,7 @@ impl<'a> Engine<'a> {
         seed: u64,
         steering: impl FnOnce(&Cluster, Dice) -> Box<dyn Steering>,
     ) -> Engine<'a> {
-        let mut cluster = cluster(scenario, seed);
+        let mut cluster = Cluster::of(scenario, &mut Dice::new(seed, WORLD));
         let mut arrivals = Arrivals::new(scenario, Dice::new(seed, ARRIVALS));
         let mut requests = Dice::new(seed, REQUESTS);
         let mut connections = Connections::default();
@@ -355,7 +316,7 @@ impl<'a> Engine<'a> {
                 let first = self.cluster.endpoints.len();
                 for number in first..first + add.count {
                     let host = Some(number % self.cluster.nodes);
-                    self.cluster.add(Endpoint { host, since: now, ..fresh(add.capacity, parallel) });
+                    self.cluster.add(Endpoint { host, since: now, ..Endpoint::new(add.capacity, parallel) });
                     self.done.push(Timestamp::NEVER);
                     if add.cold_speed < 1.0 {
                         self.cluster.change_speed(now, number, add.cold_speed);

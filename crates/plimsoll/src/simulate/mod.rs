@@ -147,6 +147,14 @@ fn tables(scenarios: &[Named], rows: &[Row], seeds: u64) -> std::io::Result<()> 
         let rows: Vec<Row> = rows.iter().filter(|row| row.scenario == named.name).cloned().collect();
         write!(out, "{}", results::table(&rows))?;
     }
+    let scores = results::scores(rows);
+    if scenarios.len() > 1 && !scores.is_empty() {
+        writeln!(
+            out,
+            "\nover all, relative to jsq-work (geometric means; 1 is as good as perfect knowledge)"
+        )?;
+        write!(out, "{}", results::score_table(&scores))?;
+    }
     Ok(())
 }
 

@@ -305,6 +305,15 @@ fn wrong_events_are_told_with_their_number() {
 }
 
 #[test]
+fn the_example_of_the_documentation_works() {
+    let page = include_str!("../../../../docs/simulator.md");
+    let (_, rest) = page.split_once("```toml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let scenario = Scenario::parse("example", example).unwrap();
+    assert_eq!((scenario.endpoint_count(), scenario.events.len()), (8, 2));
+}
+
+#[test]
 fn repetitions_and_windows_come_at_their_times() {
     let text = SMALL.replacen(
         "\n\n",

@@ -8,6 +8,7 @@ use crate::catalogue::Contender;
 use crate::engine::Engine;
 use crate::measure::Measured;
 use crate::scenario::Scenario;
+use crate::trace::Trace;
 
 /// A scenario with its name.
 #[derive(Clone, Debug)]
@@ -45,18 +46,47 @@ impl Progress {
     }
 }
 
+/// What came out of a run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// What was measured.
+    pub measured: Measured,
+    /// How it went over time, if that was asked for.
+    pub trace: Option<Trace>,
+}
+
+/// Which runs are traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traced {
+    /// None.
+    None,
+    /// The first seed of each contender.
+    First,
+}
+
 /// Runs a contender in a scenario.
-pub fn run(scenario: &Scenario, contender: Contender, seed: u64, progress: &Progress) -> Measured {
+pub fn run(
+    scenario: &Scenario,
+    contender: Contender,
+    seed: u64,
+    mut trace: Option<Trace>,
+    progress: &Progress,
+) -> Run {
     let engine = Engine::new(scenario, seed, |cluster, dice| contender.build(scenario, cluster, dice));
     let mut told = Timestamp::ZERO;
     let mut tell = |now: Timestamp| {
         progress.millis.fetch_add(now.since(told).as_millis() as u64, Ordering::Relaxed);
         told = now;
     };
-    let measured = engine.run(|now, _| tell(now));
+    let measured = engine.run(|now, engine| {
+        tell(now);
+        if let Some(trace) = &mut trace {
+            trace.sample(now, engine.cluster(), engine.steering());
+        }
+    });
     tell(scenario.end());
     progress.runs.fetch_add(1, Ordering::Relaxed);
-    measured
+    Run { measured, trace }
 }
 
 /// Runs every contender in every scenario with the seeds 1 to `seeds`, on so many threads. What comes back is in the
@@ -67,8 +97,9 @@ pub fn run_all(
     contenders: &[Contender],
     seeds: u64,
     threads: usize,
+    traced: Traced,
     progress: &Progress,
-) -> Vec<Vec<Vec<Measured>>> {
+) -> Vec<Vec<Vec<Run>>> {
     let per_scenario = contenders.len() * seeds as usize;
     let total = scenarios.len() * per_scenario;
     let next = AtomicUsize::new(0);
@@ -82,11 +113,12 @@ pub fn run_all(
             let scenario = &scenarios[job / per_scenario].scenario;
             let contender = contenders[job % per_scenario / seeds as usize];
             let seed = 1 + (job % seeds as usize) as u64;
-            done.push((job, run(scenario, contender, seed, progress)));
+            let trace = (traced == Traced::First && seed == 1).then(Trace::default);
+            done.push((job, run(scenario, contender, seed, trace, progress)));
         }
         done
     };
-    let mut done: Vec<(usize, Measured)> = std::thread::scope(|scope| {
+    let mut done: Vec<(usize, Run)> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads.clamp(1, total.max(1))).map(|_| scope.spawn(work)).collect();
         let joined = workers.into_iter().map(|worker| match worker.join() {
             Ok(done) => done,
@@ -96,8 +128,8 @@ pub fn run_all(
     });
     done.sort_by_key(|(job, _)| *job);
     let mut results = vec![vec![Vec::new(); contenders.len()]; scenarios.len()];
-    for (job, measured) in done {
-        results[job / per_scenario][job % per_scenario / seeds as usize].push(measured);
+    for (job, run) in done {
+        results[job / per_scenario][job % per_scenario / seeds as usize].push(run);
     }
     results
 }

@@ -203,6 +203,13 @@ pub struct Contender {
     pub selection: Option<Kind>,
 }
 
+impl std::fmt::Display for Contender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.policy.name())?;
+        self.selection.map_or(Ok(()), |selection| write!(f, ":{}", selection.name()))
+    }
+}
+
 impl Contender {
     /// The one that people call `policy` or `policy:selection`.
     pub fn named(text: &str) -> Result<Contender, Error> {

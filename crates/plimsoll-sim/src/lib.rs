@@ -21,5 +21,6 @@ pub mod baselines;
 pub mod catalogue;
 pub mod measure;
 pub mod engine;
+pub mod trace;
 pub mod batch;
 pub mod results;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::batch::Named;
+use crate::batch::{Named, Run};
 use crate::catalogue::Contender;
 use crate::measure::{Measured, Outcome};
 
@@ -52,18 +52,19 @@ pub struct WindowRow {
 
 impl Row {
     /// The medians of the runs with different seeds; `None` of none.
-    pub fn new(scenario: &str, contender: Contender, runs: &[Measured]) -> Option<Row> {
+    pub fn new(scenario: &str, contender: Contender, runs: &[Run]) -> Option<Row> {
+        let runs: Vec<&Measured> = runs.iter().map(|run| &run.measured).collect();
         let first = runs.first()?;
         let quantile = |part: f64| {
             median(runs.iter().map(|run| run.outcome.latency.quantile(part).map(|seconds| seconds * 1e3)))
         };
         let windows = first.windows.iter().enumerate().map(|(number, (name, _))| {
-            let outcome = |run: &'_ Measured| -> Outcome { run.windows[number].1.clone() };
-            let p99 = |run: &Measured| outcome(run).latency.quantile(0.99).map(|seconds| seconds * 1e3);
+            let outcomes = || runs.iter().map(|run| &run.windows[number].1);
+            let p99 = outcomes().map(|outcome| outcome.latency.quantile(0.99).map(|seconds| seconds * 1e3));
             WindowRow {
                 window: name.clone(),
-                p99_ms: median(runs.iter().map(p99)),
-                failed_share: known(runs.iter().map(|run| outcome(run).failed_share())),
+                p99_ms: median(p99),
+                failed_share: known(outcomes().map(Outcome::failed_share)),
             }
         });
         Some(Row {
@@ -85,8 +86,8 @@ impl Row {
 }
 
 /// The rows of a batch, in the order of scenarios, then contenders.
-pub fn rows(scenarios: &[Named], contenders: &[Contender], runs: &[Vec<Vec<Measured>>]) -> Vec<Row> {
-    let of_scenario = |(named, runs): (&Named, &Vec<Vec<Measured>>)| -> Vec<Row> {
+pub fn rows(scenarios: &[Named], contenders: &[Contender], runs: &[Vec<Vec<Run>>]) -> Vec<Row> {
+    let of_scenario = |(named, runs): (&Named, &Vec<Vec<Run>>)| -> Vec<Row> {
         let rows = contenders
             .iter()
             .zip(runs)

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use expect_test::expect_file;
-use plimsoll_sim::batch::{Named, Progress, run_all};
+use plimsoll_sim::batch::{Named, Progress, Traced, run_all};
 use plimsoll_sim::catalogue::Contender;
 use plimsoll_sim::results::{rows, table};
 use plimsoll_sim::scenario::find;
@@ -48,7 +48,7 @@ fn results_are_those_of_the_tables() {
     let scenarios: Vec<Named> = SCENARIOS.iter().map(named).collect();
     let contenders: Vec<Contender> = POLICIES.iter().map(|name| Contender::named(name).unwrap()).collect();
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let runs = run_all(&scenarios, &contenders, 1, threads, &Progress::default());
+    let runs = run_all(&scenarios, &contenders, 1, threads, Traced::None, &Progress::default());
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
     for (named, runs) in scenarios.iter().zip(&runs) {
         let one = std::slice::from_ref(named);

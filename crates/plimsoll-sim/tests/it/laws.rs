@@ -1,7 +1,7 @@
 //! Laws that every run keeps, whoever decides.
 
 use plimsoll_core::time::Timestamp;
-use plimsoll_sim::batch::{Named, Progress, run, run_all};
+use plimsoll_sim::batch::{Named, Progress, Traced, run, run_all};
 use plimsoll_sim::catalogue::Contender;
 use plimsoll_sim::engine::Engine;
 use plimsoll_sim::results::{rows, table};
@@ -135,7 +135,7 @@ fn every_policy_meets_the_same_clients() {
     .unwrap();
     let attempts: Vec<u64> = Contender::all()
         .into_iter()
-        .map(|contender| run(&scenario, contender, 9, &Progress::default()).outcome.attempts)
+        .map(|contender| run(&scenario, contender, 9, None, &Progress::default()).measured.outcome.attempts)
         .collect();
     assert!(attempts[0] > 1000 && attempts.iter().all(|other| *other == attempts[0]), "{attempts:?}");
 }
@@ -147,12 +147,13 @@ fn the_same_seed_gives_the_same_table_on_any_number_of_threads() {
     let tables: Vec<String> = [1, 3]
         .into_iter()
         .map(|threads| {
-            let runs = run_all(&scenarios, &contenders, 2, threads, &Progress::default());
+            let runs = run_all(&scenarios, &contenders, 2, threads, Traced::None, &Progress::default());
             table(&rows(&scenarios, &contenders, &runs))
         })
         .collect();
     assert_eq!(tables[0], tables[1]);
-    let once = |seed| run(&scenarios[0].scenario, contenders[1], seed, &Progress::default()).steps;
+    let once =
+        |seed| run(&scenarios[0].scenario, contenders[1], seed, None, &Progress::default()).measured.steps;
     assert_eq!(once(1), once(1));
     assert_ne!(once(1), once(2));
 }
@@ -163,7 +164,7 @@ fn a_stopped_batch_ends() {
     let progress = Progress::default();
     progress.stop();
     let contenders = Contender::all();
-    let runs = run_all(&scenarios, &contenders, 5, 2, &progress);
+    let runs = run_all(&scenarios, &contenders, 5, 2, Traced::None, &progress);
     assert!(runs[0].iter().all(Vec::is_empty) && rows(&scenarios, &contenders, &runs).is_empty());
 }
 
@@ -208,7 +209,7 @@ proptest! {
         );
         let scenario = Scenario::parse("any", &text).unwrap();
         let contender = Contender::all()[who];
-        let measured = run(&scenario, contender, seed, &Progress::default());
+        let measured = run(&scenario, contender, seed, None, &Progress::default()).measured;
         if endpoints > 1 {
             prop_assert_eq!(measured.outcome.failed, 0);
         }

@@ -1,13 +1,15 @@
 //! `plimsoll simulate`: a cluster in virtual time, under our policies and under those people use today.
 
 mod progress;
+mod svg;
+mod page;
 
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use plimsoll_sim::batch::{self, Named, Progress};
+use plimsoll_sim::batch::{self, Named, Progress, Traced};
 use plimsoll_sim::catalogue::{self, Contender};
 use plimsoll_sim::results::{self, Row};
 use plimsoll_sim::scenario::{self, Scenario};
@@ -27,6 +29,7 @@ Examples:
   plimsoll simulate --list                              every scenario and policy in a sentence
   plimsoll simulate p-rollout --seeds 5                 medians of five runs with other random numbers
   plimsoll simulate mine.toml --policies random,wlc,waterline:wrr
+  plimsoll simulate c-scaleup --html page.html          with pictures
   plimsoll simulate all --json > results.json
 
 How to read the tables, and how to write a scenario: docs/simulator.md")]
@@ -43,6 +46,9 @@ pub(crate) struct Options {
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
+    /// Write a page with pictures to this file, too: load, weights, churn, latency
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Explain every scenario, policy and way to choose in a sentence, and simulate nothing
     #[arg(long)]
     list: bool,
@@ -63,10 +69,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let contenders = contenders(&options.policies)?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let progress = Progress::default();
+    let traced = if options.html.is_some() { Traced::First } else { Traced::None };
     let runs = progress::shown(&progress, work(&scenarios, &contenders, options.seeds), || {
-        batch::run_all(&scenarios, &contenders, options.seeds, threads, &progress)
+        batch::run_all(&scenarios, &contenders, options.seeds, threads, traced, &progress)
     });
     let rows = results::rows(&scenarios, &contenders, &runs);
+    if let Some(path) = &options.html {
+        page::write(path, &scenarios, &contenders, &runs, &rows)?;
+    }
     if options.json {
         crate::output::json(&Results { results: &rows })?;
     } else {

@@ -24,3 +24,4 @@ pub mod engine;
 pub mod trace;
 pub mod batch;
 pub mod results;
+pub mod against;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use plimsoll_sim::against;
 use plimsoll_sim::batch::{self, Named, Progress, Traced};
 use plimsoll_sim::catalogue::{self, Contender};
 use plimsoll_sim::results::{self, Row};
@@ -46,6 +47,10 @@ pub(crate) struct Options {
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
+    /// Fail if anybody does worse than this policy in any run, by more than 3 %: by max/mean, p99 or what failed,
+    /// whichever the scenario is about
+    #[arg(long, value_name = "POLICY")]
+    against: Option<String>,
     /// Write a page with pictures to this file, too: load, weights, churn, latency
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -66,7 +71,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let scenarios = scenarios(&options.scenarios)?;
-    let contenders = contenders(&options.policies)?;
+    let mut contenders = contenders(&options.policies)?;
+    let other = options.against.as_deref().map(Contender::named).transpose()?;
+    contenders.extend(other.filter(|other| !contenders.contains(other)));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let progress = Progress::default();
     let traced = if options.html.is_some() { Traced::First } else { Traced::None };
@@ -82,7 +89,16 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     } else {
         tables(&scenarios, &rows, options.seeds)?;
     }
-    Ok(ExitCode::SUCCESS)
+    let Some(other) = other else { return Ok(ExitCode::SUCCESS) };
+    let worse = against::worse(&scenarios, &contenders, &runs, other);
+    let told = worse.iter().map(|worse| {
+        let against::Worse { scenario, contender, seed, figure, reached, other } = worse;
+        let figure = figure.name();
+        format!("  {contender} in {scenario}, seed {seed}: {figure} {reached:.4} instead of {other:.4}\n")
+    });
+    let told: String = told.collect();
+    eprint!("\nworse than {other} in {} runs\n{told}", worse.len());
+    Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// How much there is to do: runs, and seconds of virtual time.

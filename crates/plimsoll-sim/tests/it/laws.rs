@@ -3,6 +3,7 @@
 use plimsoll_core::time::Timestamp;
 use plimsoll_sim::batch::{Named, Progress, Traced, run, run_all};
 use plimsoll_sim::catalogue::Contender;
+use plimsoll_sim::cluster::Standing;
 use plimsoll_sim::engine::Engine;
 use plimsoll_sim::results::{rows, table};
 use plimsoll_sim::scenario::Scenario;
@@ -122,6 +123,31 @@ fn what_is_open_is_the_sum_of_what_the_nodes_hold() {
             looks += 1;
         });
         assert_eq!(looks, 119);
+    }
+}
+
+#[test]
+fn agents_give_weight_to_those_that_serve_and_to_nobody_else() {
+    let scenario = eventful();
+    for name in ["waterline", "lvs-feedback", "equal", "static", "waterline:edf"] {
+        let contender = Contender::named(name).unwrap();
+        engine(&scenario, contender, 5).run(|_, engine| {
+            let cluster = engine.cluster();
+            for node in 0..cluster.nodes {
+                let mut sum = 0.0;
+                for (index, endpoint) in cluster.endpoints.iter().enumerate() {
+                    let share = engine.steering().share(node, index);
+                    assert_eq!(
+                        share.is_some(),
+                        endpoint.standing == Standing::Serving,
+                        "{name}, endpoint {index}"
+                    );
+                    assert!(share.is_none_or(|share| share > 0.0 && share <= 1.0), "{name}: {share:?}");
+                    sum += share.unwrap_or(0.0);
+                }
+                assert!((sum - 1.0).abs() < 1e-9, "{name}: {sum}");
+            }
+        });
     }
 }
 

@@ -1,9 +1,11 @@
 //! Whether a scenario can be simulated: each finding says where it is and what to write instead.
 
+use std::collections::BTreeSet;
+
 use plimsoll_core::order::MAX_ENDPOINTS;
 use plimsoll_core::time::{Span, Timestamp};
 
-use super::{Clients, Event, Scenario, Work};
+use super::{Clients, Event, Failure, Scenario, Work};
 
 /// The longest scenario: a day.
 const LONGEST: Span = Span::from_secs(86_400);
@@ -11,6 +13,9 @@ const LONGEST: Span = Span::from_secs(86_400);
 const MOST_NODES: usize = 1000;
 /// The most new connections per second, all nodes together.
 const HIGHEST_RATE: f64 = 1e6;
+
+/// The most repetitions of an event or a window.
+const MOST_TIMES: u32 = 10_000;
 
 type Checked = Result<(), String>;
 
@@ -51,7 +56,47 @@ impl Scenario {
             return Err(format!("{endpoints} endpoints in all, more than can be balanced ({MAX_ENDPOINTS})"));
         }
         for (number, event) in self.events.iter().enumerate() {
-            self.check_event(&format!("events[{number}]"), event, endpoints)?;
+            self.check_event(&format!("events[{number}]"), event)?;
+        }
+        self.check_removals()
+    }
+
+    /// How many endpoints there are just before a time, those that were removed included.
+    fn endpoints_before(&self, at: Timestamp) -> usize {
+        let added = self.events.iter().filter_map(|event| {
+            let times = event.occurrences().filter(|(added, _)| *added < at).count();
+            Some(event.add.as_ref()?.count * times)
+        });
+        self.endpoint_count() + added.sum::<usize>()
+    }
+
+    fn check_removals(&self) -> Checked {
+        let mut removed = BTreeSet::new();
+        for (number, event) in self.events.iter().enumerate() {
+            let Some(remove) = &event.remove else { continue };
+            for (_, turn) in event.occurrences() {
+                let endpoint = remove.endpoint + turn;
+                if !removed.insert(endpoint) {
+                    return Err(format!("events[{number}].remove: endpoint {endpoint} is removed already"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the endpoints that an event names are there when it happens.
+    fn check_endpoints_of(&self, place: &str, event: &Event, numbers: &[usize]) -> Checked {
+        if numbers.is_empty() {
+            return Err(format!("{place} names no endpoint"));
+        }
+        for (at, turn) in event.occurrences() {
+            let count = self.endpoints_before(at);
+            if let Some(number) = numbers.iter().map(|number| number + turn).find(|number| *number >= count) {
+                return Err(format!(
+                    "{place} names endpoint {number}, counted from 0, at {:.1} s; there are {count} by then",
+                    at.seconds_since(Timestamp::ZERO)
+                ));
+            }
         }
         Ok(())
     }
@@ -163,7 +208,7 @@ impl Scenario {
         Ok(())
     }
 
-    fn check_event(&self, place: &str, event: &Event, endpoints: usize) -> Checked {
+    fn check_event(&self, place: &str, event: &Event) -> Checked {
         check_repetition(place, event.every, event.times)?;
         self.check_end(place, event.occurrences().map(|(at, _)| at))?;
         let kinds = [
@@ -181,17 +226,8 @@ impl Scenario {
                 "{place} must have exactly one of add, remove, slow, fail, misread, redial, cut_off and surge"
             ));
         }
-        let last_turn = event.times as usize - 1;
-        let known = |what: &str, numbers: &[usize]| match numbers
-            .iter()
-            .map(|number| number + last_turn)
-            .find(|number| *number >= endpoints)
-        {
-            Some(number) => Err(format!(
-                "{place}.{what} names endpoint {number}, counted from 0; there are {endpoints} in all"
-            )),
-            None if numbers.is_empty() => Err(format!("{place}.{what} names no endpoint")),
-            None => Ok(()),
+        let known = |what: &str, numbers: &[usize]| {
+            self.check_endpoints_of(&format!("{place}.{what}"), event, numbers)
         };
         let node = |what: &str, node: usize| {
             let count = self.nodes.count;
@@ -214,6 +250,11 @@ impl Scenario {
         }
         if let Some(fail) = &event.fail {
             known("fail.endpoints", &fail.endpoints)?;
+            if fail.how == Failure::Error && self.work.is_none() {
+                return Err(format!(
+                    "{place}.fail: how = \"error\" needs a table [work]: without requests nothing is answered"
+                ));
+            }
         }
         if let Some(misread) = &event.misread {
             known("misread.endpoints", &misread.endpoints)?;
@@ -260,7 +301,9 @@ fn check_repetition(place: &str, every: Option<Span>, times: u32) -> Checked {
     match every {
         Some(every) if every.0.is_zero() => Err(format!("{place}.every must be above 0s")),
         None if times != 1 => Err(format!("{place}.times = {times} needs `every`, the time in between")),
-        _ if times == 0 => Err(format!("{place}.times must be at least 1")),
+        _ if !(1..=MOST_TIMES).contains(&times) => {
+            Err(format!("{place}.times = {times} must be from 1 to {MOST_TIMES}"))
+        }
         _ => Ok(()),
     }
 }

@@ -271,8 +271,8 @@ fn wrong_events_are_told_with_their_number() {
         "",
         "[[events]]\nat = \"20s\"\nremove = { endpoint = 2 }\n",
         &expect![[r"
-        scenario mine: events[0].remove.endpoint names endpoint 2, counted from 0; there are 2 in all
-    "]],
+            scenario mine: events[0].remove.endpoint names endpoint 2, counted from 0, at 20.0 s; there are 2 by then
+        "]],
     );
     check(
         "",
@@ -301,6 +301,48 @@ fn wrong_events_are_told_with_their_number() {
                |                                 ^^^^^^^^
             unknown variant `slowly`, expected one of `error`, `close`, `refuse`
         "#]],
+    );
+}
+
+#[test]
+fn events_that_cannot_happen_then_are_told() {
+    let add = "[[events]]\nat = \"50s\"\nadd = { count = 1 }\n";
+    let slow = |at: &str| {
+        format!("{add}[[events]]\nat = \"{at}\"\nslow = {{ endpoints = [2], speed = 0.5, for = \"5s\" }}\n")
+    };
+    check(
+        "",
+        "",
+        &slow("60s"),
+        &expect![[r"
+        fine
+    "]],
+    );
+    check(
+        "",
+        "",
+        &slow("40s"),
+        &expect![[r"
+        scenario mine: events[1].slow.endpoints names endpoint 2, counted from 0, at 40.0 s; there are 2 by then
+    "]],
+    );
+    let remove = "[[events]]\nat = \"20s\"\nremove = { endpoint = 1 }\n";
+    check(
+        "",
+        "",
+        &remove.repeat(2),
+        &expect![[r"
+        scenario mine: events[1].remove: endpoint 1 is removed already
+    "]],
+    );
+    let fail = "[[events]]\nat = \"20s\"\nfail = { endpoints = [0], how = \"error\", for = \"5s\" }\n";
+    check(
+        "",
+        "",
+        fail,
+        &expect![[r#"
+        scenario mine: events[0].fail: how = "error" needs a table [work]: without requests nothing is answered
+    "#]],
     );
 }
 

@@ -4,6 +4,7 @@ mod progress;
 mod svg;
 mod page;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -114,7 +115,7 @@ fn work(scenarios: &[Named], contenders: &[Contender], seeds: u64) -> progress::
 fn scenarios(wanted: &[String]) -> anyhow::Result<Vec<Named>> {
     let usual = USUAL_SCENARIOS.map(str::to_owned);
     let wanted = if wanted.is_empty() { &usual[..] } else { wanted };
-    let mut named = Vec::new();
+    let mut named: Vec<Named> = Vec::new();
     for name in wanted {
         if name == "all" {
             for (name, text) in scenario::library() {
@@ -123,6 +124,13 @@ fn scenarios(wanted: &[String]) -> anyhow::Result<Vec<Named>> {
         } else {
             named.push(one_scenario(name)?);
         }
+    }
+    let mut names = BTreeSet::new();
+    if let Some(twice) = named.iter().find(|named| !names.insert(&named.name)) {
+        bail!(
+            "two scenarios are called {}; their results could not be told apart: rename or drop one",
+            twice.name
+        );
     }
     Ok(named)
 }
@@ -231,6 +239,8 @@ mod tests {
         let scenario = |name: &str| told(scenarios(&[name.to_owned()]).map(drop));
         let policy = |name: &str| told(contenders(name).map(drop));
         assert!(scenario("c-mxi").starts_with("there is no scenario `c-mxi`; there are c-mix, c-few"));
+        let twice = scenarios(&["c-mix".into(), "all".into()]).map(drop);
+        assert!(told(twice).contains("two scenarios are called c-mix"));
         assert!(scenario("no/such.toml").contains("is the path right?"));
         assert!(policy("watrline").starts_with("there is no policy `watrline`; there are waterline, "));
         assert!(policy("waterline:best").contains("no way to choose `best`; there are random, counter"));

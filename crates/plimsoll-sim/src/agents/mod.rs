@@ -157,14 +157,14 @@ impl Agents {
     fn count(&mut self, now: Timestamp, index: usize, cluster: &Cluster) {
         let moved = self.dice.between(1.0 - JITTER, 1.0 + JITTER);
         self.queue.add(now + self.interval.mul_f64(moved), Due::Count(index).pack());
-        let counts = self.nodes[index].ledger.read(now, id);
-        self.tell(now, index, Event::Counts(counts), None);
         if let Some(signals) = self.signals.clone() {
             for endpoint in self.nodes[index].hosted.clone() {
                 let sample = self.read(now, index, endpoint, cluster, &signals);
                 self.tell(now, index, Event::Sample(sample), None);
             }
         }
+        let counts = self.nodes[index].ledger.read(now, id);
+        self.tell(now, index, Event::Counts(counts), None);
         let service = &self.service;
         self.nodes[index].look(now, service);
     }

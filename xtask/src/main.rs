@@ -7,6 +7,7 @@ mod tidy;
 mod test;
 mod demo;
 mod bench;
+mod figures;
 mod licences;
 mod fuzz;
 mod docs;
@@ -35,6 +36,7 @@ enum Command {
     Tidy(tidy::Arguments),
     Licences(licences::Arguments),
     Bench(bench::Arguments),
+    Figures(figures::Arguments),
     Fuzz(fuzz::Arguments),
     Docs(docs::Arguments),
     Setup(setup::Arguments),
@@ -58,6 +60,7 @@ fn command() -> Result<()> {
         Command::Tidy(arguments) => tidy::tidy(&arguments),
         Command::Licences(arguments) => licences::licences(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
+        Command::Figures(arguments) => figures::figures(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Docs(arguments) => docs::docs(&arguments),
         Command::Setup(arguments) => setup::setup(&arguments),

@@ -4,6 +4,7 @@ mod row;
 mod memory;
 mod scene;
 mod order;
+mod simulate;
 mod core;
 mod dataplane;
 mod connection;
@@ -52,7 +53,7 @@ struct Setting {
     program: PathBuf,
 }
 
-const MEASUREMENTS: [(&str, Measurement); 11] = [
+const MEASUREMENTS: [(&str, Measurement); 12] = [
     ("reweight-all", |_| dataplane::reweight_all()),
     ("reweight-one", |_| dataplane::reweight_one()),
     ("read-counters", |_| dataplane::read_counters()),
@@ -62,6 +63,7 @@ const MEASUREMENTS: [(&str, Measurement); 11] = [
     ("new-connection", |_| connection::new_connection()),
     ("file-to-kernel", |setting| agent::file_to_kernel(&setting.program)),
     ("order", |_| Ok(order::deviation())),
+    ("simulate", |_| simulate::events()),
     ("mesh-delay", |_| mesh::delay()),
     ("mesh-bytes", |_| mesh::bytes()),
 ];

@@ -34,6 +34,7 @@ pub(crate) enum Unit {
     Megabytes,
     PercentOfACore,
     Connections,
+    MillionsPerSecond,
 }
 
 impl fmt::Display for Unit {
@@ -45,6 +46,7 @@ impl fmt::Display for Unit {
             Unit::Megabytes => "MB",
             Unit::PercentOfACore => "% core",
             Unit::Connections => "conn",
+            Unit::MillionsPerSecond => "M/s",
         })
     }
 }

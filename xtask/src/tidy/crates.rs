@@ -10,20 +10,24 @@ use crate::workspace::{Workspace, root};
 pub(super) const EDGES: [&str; 3] = ["plimsoll-discovery", "plimsoll-store", "plimsoll-dataplane"];
 /// What thinks, and must not act.
 pub(super) const CORE: &str = "plimsoll-core";
-/// What would let it act.
+/// What plays the world to it, in virtual time.
+const SIMULATOR: &str = "plimsoll-sim";
+/// What would let them act.
 const IMPURE: [&str; 6] = ["tokio", "hyper", "tracing", "rustix", "libc", "rand"];
 
 pub(super) fn check(workspace: &Workspace, findings: &mut Findings) -> Result<()> {
     order(workspace, findings);
-    let tree = output(cargo().current_dir(root()).args([
-        "tree",
-        "--package",
-        CORE,
-        "--edges=normal",
-        "--prefix=none",
-        "--format={p}",
-    ]))?;
-    purity(&tree, findings);
+    for pure in [CORE, SIMULATOR] {
+        let tree = output(cargo().current_dir(root()).args([
+            "tree",
+            "--package",
+            pure,
+            "--edges=normal",
+            "--prefix=none",
+            "--format={p}",
+        ]))?;
+        purity(pure, &tree, findings);
+    }
     Ok(())
 }
 
@@ -49,13 +53,13 @@ fn order(workspace: &Workspace, findings: &mut Findings) {
     }
 }
 
-fn purity(tree: &str, findings: &mut Findings) {
+fn purity(pure: &str, tree: &str, findings: &mut Findings) {
     for line in tree.lines() {
         let name = line.split(' ').next().unwrap_or_default();
         if IMPURE.contains(&name) {
             findings.breaches.push(format!(
-                "{CORE} depends on {name}; the core has no I/O, no clock, no logging and no randomness of its own \
-                 (find the way with `cargo tree -p {CORE} -i {name}`)"
+                "{pure} depends on {name}; it has no I/O, no clock, no logging and no randomness of its own \
+                 (find the way with `cargo tree -p {pure} -i {name}`)"
             ));
         }
     }
@@ -92,9 +96,9 @@ mod tests {
     #[test]
     fn the_core_must_not_reach_what_acts() {
         let mut findings = Findings::default();
-        purity("plimsoll-core v0.1.0 (x)\nserde v1.0.0\nrandom v1\n", &mut findings);
+        purity(CORE, "plimsoll-core v0.1.0 (x)\nserde v1.0.0\nrandom v1\n", &mut findings);
         assert!(findings.breaches.is_empty());
-        purity("tokio v1.0.0 (*)\n", &mut findings);
+        purity(CORE, "tokio v1.0.0 (*)\n", &mut findings);
         assert_eq!(findings.breaches.len(), 1);
     }
 }

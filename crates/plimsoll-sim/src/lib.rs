@@ -1,0 +1,27 @@
+//! A whole cluster in virtual time, in one thread: the very balancer of the agents, and beside it the policies people
+//! use today.
+//!
+//! ```text
+//! scenario -> engine (clients, connections, requests, endpoints) <-> steering (agents | baseline | oracle)
+//!          -> measure -> results -> table
+//! ```
+//!
+//! No I/O, no clock, no randomness but that of one seed: a run is the same on every machine, bit by bit.
+
+pub mod dice;
+pub mod queue;
+pub mod histogram;
+pub mod scenario;
+pub mod processor;
+pub mod cluster;
+pub mod steering;
+pub mod selection;
+pub mod agents;
+pub mod baselines;
+pub mod catalogue;
+pub mod measure;
+pub mod engine;
+pub mod trace;
+pub mod batch;
+pub mod results;
+pub mod against;

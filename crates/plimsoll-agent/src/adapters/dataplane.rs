@@ -62,6 +62,7 @@ impl Thread {
         let mut renewed = Instant::now();
         self.apply(dataplane, &first)?;
         let mut next_read = Instant::now() + self.interval.mul_f64(rand::random());
+        let (mut counted, mut stepped) = (false, false);
         loop {
             let due = dataplane.due();
             let next = due.map_or(next_read, |due| due.min(next_read));
@@ -85,10 +86,14 @@ impl Thread {
             if Instant::now() < next {
                 continue;
             }
-            // What was due first: the first counts wait for the measurement that was due before them.
-            if due.is_some_and(|due| due < next_read) {
+            // What was due first: the first counts wait for the measurement that was due before them. Later ones wait
+            // for one step at most, since leases are renewed only while there are counts.
+            let overdue = Instant::now() >= next_read;
+            if due.is_some_and(|due| due < next_read) && !(stepped && overdue) {
                 unless_lost(dataplane.step())?;
+                stepped = counted;
             } else {
+                (counted, stepped) = (true, false);
                 next_read = Instant::now()
                     + self.interval.mul_f64(rand::rng().random_range(1.0 - JITTER..1.0 + JITTER));
                 self.read(dataplane)?;

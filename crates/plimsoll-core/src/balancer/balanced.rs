@@ -25,8 +25,6 @@ pub(super) struct Balanced {
     pub(super) due: bool,
     /// Whether that may change which keys are taken.
     pub(super) keys_due: bool,
-    /// How many ticks it was passed over since it was decided.
-    pub(super) rested: u32,
     /// What the dataplane holds once the plan under way is carried out.
     pub(super) table: Option<ServiceTable>,
     /// Whether that may have to change.
@@ -45,7 +43,6 @@ impl Balanced {
             held: BTreeMap::new(),
             due: false,
             keys_due: true,
-            rested: 0,
             table: None,
             changed: false,
         }
@@ -54,7 +51,6 @@ impl Balanced {
     /// Decides anew; whether what is to be in the dataplane changed.
     pub(super) fn decide(&mut self, setting: &Setting<'_>, commands: &mut Vec<Command>) -> bool {
         self.due = false;
-        self.rested = 0;
         let mut changed = self.cluster.decide(setting, &self.service);
         if let Some(local) = &mut self.local {
             changed |= local.decide(setting, &self.service);

@@ -64,7 +64,7 @@ pub enum Command {
 /// How the balancer works. Durations are one value per cluster: hosts count young connections by them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
-    /// How often Services are decided anew: `T`.
+    /// How often every Service is decided anew: `T`.
     pub tick: Duration,
     /// How often nodes report: taken for the staleness `s`.
     pub report_interval: Duration,
@@ -95,10 +95,6 @@ const SAMPLE_EXPIRY: Duration = Duration::from_secs(10);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A decision follows what caused it within this part of a report interval.
 const DECIDE_WITHIN: u32 = 10;
-
-/// A Service of which nothing changed is decided at every so many ticks: what depends on time alone (reports that
-/// grow old, slow starts, the guard's terms) takes seconds.
-const REST: u32 = 4;
 
 /// What thinks.
 pub struct Balancer {
@@ -181,7 +177,7 @@ impl Balancer {
             self.tick_at = now + self.parameters.tick;
             self.loads.expire(now);
             self.view.expire(now);
-            self.wake_rested();
+            self.all_due();
             self.decide(now, &mut commands);
         } else if now >= self.decide_at {
             self.decide(now, &mut commands);
@@ -192,7 +188,9 @@ impl Balancer {
 
     /// When to call [`on`](Balancer::on) with [`Event::Wake`] at the latest.
     pub fn next_wake(&self) -> Timestamp {
-        let apply = if self.under_way.is_some() { Timestamp::NEVER } else { self.renew_at };
+        // A fresh plan renews as well; until then there is nothing to renew.
+        let waits = self.under_way.is_some() || self.fresh;
+        let apply = if waits { Timestamp::NEVER } else { self.renew_at };
         let retry = if self.fresh && self.under_way.is_none() { self.apply_at } else { Timestamp::NEVER };
         self.decide_at.min(self.tick_at).min(apply).min(retry)
     }
@@ -271,7 +269,7 @@ impl Balancer {
             (true, false) => self.next.unhost(endpoint.id),
             _ => {}
         }
-        let number = self.view.know(endpoint);
+        let number = self.view.know(endpoint, &self.loads);
         if self.users.len() <= number {
             self.users.resize(number + 1, Vec::new());
         }
@@ -319,7 +317,7 @@ impl Balancer {
             if kept.is_none() {
                 self.users[number].retain(|user| *user != service);
             }
-            if !kept.is_some_and(eligible::serves) && !self.serves_elsewhere(number, &endpoint.id) {
+            if !kept.is_some_and(eligible::serves) && !self.serves_anywhere(number, &endpoint.id) {
                 self.next.release.insert(endpoint.id);
             }
             if self.users[number].is_empty() {
@@ -332,7 +330,7 @@ impl Balancer {
         }
     }
 
-    fn serves_elsewhere(&self, number: usize, endpoint: &EndpointId) -> bool {
+    fn serves_anywhere(&self, number: usize, endpoint: &EndpointId) -> bool {
         let mut users = self.users[number].iter().filter_map(|user| self.services.at(*user));
         users.any(|user| user.service.endpoint(endpoint).is_some_and(eligible::serves))
     }
@@ -368,11 +366,10 @@ impl Balancer {
         }
     }
 
-    /// Makes those due that rested for long enough.
-    fn wake_rested(&mut self) {
+    /// At each tick all are due: what is known grows old, and slow starts go on.
+    fn all_due(&mut self) {
         for (number, balanced) in self.services.iter_mut() {
-            balanced.rested += 1;
-            if balanced.rested >= REST && !std::mem::replace(&mut balanced.due, true) {
+            if !std::mem::replace(&mut balanced.due, true) {
                 self.due.push(number);
             }
         }
@@ -383,6 +380,11 @@ impl Balancer {
         if let Err(why) = outcome {
             self.fresh = true;
             self.apply_at = now + RETRY_AFTER;
+            // Some may have come back since.
+            let gone = |endpoint: &EndpointId| {
+                self.view.number(endpoint).is_none_or(|number| !self.serves_anywhere(number, endpoint))
+            };
+            let released: Vec<EndpointId> = released.into_iter().filter(gone).collect();
             self.next.release.extend(released);
             commands.push(Command::Tell(Notice::Refused(why)));
         }

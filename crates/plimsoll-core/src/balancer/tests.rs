@@ -216,6 +216,36 @@ fn a_refused_plan_is_followed_by_a_fresh_one_after_a_second() {
 }
 
 #[test]
+fn what_came_back_before_a_plan_was_refused_is_not_released() {
+    let mut balancer = running();
+    let gone = plan(balancer.on(at(0.1), all(&[service("web", &[(1, "n1")])])));
+    assert_eq!(gone.release, [id(2)].into());
+    balancer.on(at(0.2), all(&[service("web", &[(1, "n1"), (2, "n2")])]));
+    balancer.on(at(0.3), Event::Applied(Err("no buffer".into())));
+    let fresh = plan(balancer.on(at(1.4), Event::Wake));
+    assert!(fresh.fresh && fresh.release.is_empty(), "{fresh:?}");
+}
+
+#[test]
+fn there_is_nothing_to_wake_for_while_a_fresh_plan_waits() {
+    let mut balancer = running();
+    balancer.on(at(0.9), all(&[service("web", &[(1, "n1")])]));
+    balancer.on(at(0.95), Event::Applied(Err("no buffer".into())));
+    // The leases' third ends at 1 s, the retry is at 1.95 s.
+    balancer.on(at(1.3), Event::Wake);
+    assert!(balancer.next_wake() > at(1.3), "{:?}", balancer.next_wake());
+}
+
+#[test]
+fn connections_that_only_fail_are_decided_by_soon() {
+    let mut balancer = running();
+    balancer.on(at(0.6), Event::Wake);
+    let refused = Count { refused: 3, ..Count::none(id(1)) };
+    balancer.on(at(0.7), Event::Counts(Counts { hosted: vec![refused], ..Counts::default() }));
+    assert!(balancer.next_wake() <= at(0.72), "{:?}", balancer.next_wake());
+}
+
+#[test]
 fn leases_are_renewed_every_third_while_this_node_counts() {
     let mut balancer = running();
     let mut renewals = Vec::new();

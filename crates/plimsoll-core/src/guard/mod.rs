@@ -36,8 +36,8 @@ const LEAST_FAILING: f64 = 5.0;
 pub struct Guard {
     parameters: Parameters,
     memory: Memory<Watch>,
-    /// Who left while it was held back.
-    absent: BTreeMap<EndpointId, Watch>,
+    /// Who left with something held against it, and how many seconds ago.
+    absent: BTreeMap<EndpointId, (Watch, f64)>,
     peers: Peers,
     /// Room to work in, kept from one decision to the next.
     lines: Vec<Line>,
@@ -121,15 +121,18 @@ impl Guard {
     /// against it is still there, and its term went on.
     fn remember(&mut self, group: &Group<'_>) {
         let elapsed = figure(group.elapsed).unwrap_or(0.0);
-        self.absent.retain(|_, watch| {
+        self.absent.retain(|_, (watch, absent)| {
             watch.since += elapsed;
-            watch.since < CLEAN
+            *absent += elapsed;
+            *absent < CLEAN
         });
-        let held = self.memory.gone(group.rows).filter(|(_, watch)| watch.standing != Standing::Fine);
-        self.absent.extend(held.map(|(endpoint, watch)| (endpoint, Watch { share: None, ..*watch })));
+        let blamed = |watch: &Watch| watch.standing != Standing::Fine || watch.relapses > 0;
+        let gone = self.memory.gone(group.rows).filter(|(_, watch)| blamed(watch));
+        self.absent.extend(gone.map(|(endpoint, watch)| (endpoint, (Watch { share: None, ..*watch }, 0.0))));
         let absent = &mut self.absent;
-        self.memory
-            .align(group.rows, |place| absent.remove(&group.rows[place].endpoint).unwrap_or_else(Watch::new));
+        self.memory.align(group.rows, |place| {
+            absent.remove(&group.rows[place].endpoint).map_or_else(Watch::new, |(watch, _)| watch)
+        });
     }
 
     /// Collects evidence.

@@ -124,8 +124,8 @@ impl Loads {
         }
     }
 
-    /// Takes in what the dataplane counted at `now`; `changed` is called for each hosted endpoint whose open
-    /// connections are not as many as before.
+    /// Takes in what the dataplane counted at `now`; `changed` is called for each hosted endpoint where
+    /// anything opened, closed or failed.
     pub fn count(&mut self, now: Timestamp, counts: &Counts, changed: impl FnMut(&EndpointId)) {
         let elapsed = self.updated.map(|before| now.seconds_since(before));
         self.updated = Some(now);
@@ -272,10 +272,11 @@ impl Meters {
             let present = before.next_if(|meter| meter.endpoint == count.endpoint);
             // The rates of a new one begin with the second count.
             let elapsed = elapsed.filter(|_| present.is_some());
-            let open = present.as_ref().map(|meter| meter.load.open);
+            let figures = |meter: &Meter| (meter.load.open, meter.opened, meter.failed);
+            let before = present.as_ref().map(figures);
             let mut meter = present.unwrap_or_else(|| Meter::new(count.endpoint));
             meter.follow(count, slots, filter, elapsed);
-            if open != Some(meter.load.open) {
+            if before != Some(figures(&meter)) {
                 changed(&meter.endpoint);
             }
             self.0.push(meter);

@@ -151,7 +151,7 @@ impl View {
 
     /// Takes up an endpoint, or learns that another node hosts it now; its number, by which it is known until it
     /// is forgotten.
-    pub fn know(&mut self, endpoint: &Endpoint) -> usize {
+    pub fn know(&mut self, endpoint: &Endpoint, loads: &Loads) -> usize {
         let number = self.roster.enter(endpoint.id);
         if self.records.len() <= number {
             self.records.resize(number + 1, None);
@@ -166,7 +166,8 @@ impl View {
             host: Host::Nobody,
             reported: None,
             sent_then: Sent::default(),
-            sent: Sent::default(),
+            // It may have gone for a moment only.
+            sent: loads.sent_load(&endpoint.id).map(sent_of).unwrap_or_default(),
             changes: VecDeque::new(),
         });
         if record.host == host && record.reported.is_some() {
@@ -257,6 +258,13 @@ impl View {
             let is_new =
                 before.is_none_or(|before| find(&before.report.sent, &entry.endpoint) != Some(entry));
             if is_new && let Some(number) = self.roster.number(&entry.endpoint) {
+                changed(number);
+            }
+        }
+        for entry in before.iter().flat_map(|before| &before.report.sent) {
+            if find(&report.sent, &entry.endpoint).is_none()
+                && let Some(number) = self.roster.number(&entry.endpoint)
+            {
                 changed(number);
             }
         }

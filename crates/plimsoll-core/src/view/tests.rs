@@ -87,7 +87,7 @@ fn open(view: &View, loads: &Loads, now: f64, lasts: &[u8]) -> Vec<f64> {
 #[test]
 fn a_total_is_carried_forward_by_own_changes() {
     let (mut view, mut loads) = (view(), loads());
-    view.know(&endpoint(1, Some("far")));
+    view.know(&endpoint(1, Some("far")), &loads);
     sent(&mut view, &mut loads, 1.0, &[(1, 10)]);
     sent(&mut view, &mut loads, 2.0, &[(1, 20)]);
     // Measured at 1.5 s, when this node had 15: the others have 85.
@@ -102,8 +102,8 @@ fn a_total_is_carried_forward_by_own_changes() {
 #[test]
 fn an_older_report_and_one_of_this_node_change_nothing() {
     let (mut view, loads) = (view(), loads());
-    view.know(&endpoint(1, Some("far")));
-    view.know(&endpoint(2, Some("here")));
+    view.know(&endpoint(1, Some("far")), &loads);
+    view.know(&endpoint(2, Some("here")), &loads);
     view.merge(at(2.0), report("far", 0.1, vec![entry(1, 100)]), |_| {});
     view.merge(at(2.1), report("far", 0.5, vec![entry(1, 7)]), |_| {});
     view.merge(at(2.1), report("here", 0.0, vec![entry(2, 7)]), |_| {});
@@ -114,8 +114,8 @@ fn an_older_report_and_one_of_this_node_change_nothing() {
 #[test]
 fn a_report_about_an_endpoint_that_another_node_hosts_is_not_believed() {
     let (mut view, loads) = (view(), loads());
-    view.know(&endpoint(1, Some("far")));
-    view.know(&endpoint(2, Some("far")));
+    view.know(&endpoint(1, Some("far")), &loads);
+    view.know(&endpoint(2, Some("far")), &loads);
     view.merge(at(1.0), report("far", 0.0, vec![entry(1, 10), entry(2, 30)]), |_| {});
     view.merge(at(1.0), report("liar", 0.0, vec![entry(1, 999)]), |_| {});
     assert_eq!(open(&view, &loads, 1.0, &[1, 2]), [10.0, 30.0]);
@@ -125,7 +125,7 @@ fn a_report_about_an_endpoint_that_another_node_hosts_is_not_believed() {
 fn a_report_that_came_before_the_endpoint_counts_for_it() {
     let (mut view, loads) = (view(), loads());
     view.merge(at(1.0), report("far", 0.0, vec![entry(1, 10)]), |_| {});
-    view.know(&endpoint(1, Some("far")));
+    view.know(&endpoint(1, Some("far")), &loads);
     assert_eq!(open(&view, &loads, 1.0, &[1]), [10.0]);
 }
 
@@ -133,9 +133,9 @@ fn a_report_that_came_before_the_endpoint_counts_for_it() {
 fn an_endpoint_nobody_reported_is_at_the_level_of_the_others() {
     let (mut view, loads) = (view(), loads());
     for last in [1, 2] {
-        view.know(&endpoint(last, Some("far")));
+        view.know(&endpoint(last, Some("far")), &loads);
     }
-    view.know(&endpoint(3, Some("silent")));
+    view.know(&endpoint(3, Some("silent")), &loads);
     view.merge(at(1.0), report("far", 0.0, vec![entry(1, 10), entry(2, 30)]), |_| {});
     assert_eq!(open(&view, &loads, 1.0, &[1, 2, 3]), [10.0, 30.0, 20.0]);
 }
@@ -143,7 +143,7 @@ fn an_endpoint_nobody_reported_is_at_the_level_of_the_others() {
 #[test]
 fn endpoints_without_an_agent_are_summed_over_the_senders() {
     let (mut view, mut loads) = (view(), loads());
-    view.know(&endpoint(1, None));
+    view.know(&endpoint(1, None), &loads);
     sent(&mut view, &mut loads, 1.0, &[(1, 5)]);
     for (node, count) in [("a", 10), ("b", 20)] {
         let report = Report { sent: vec![entry(1, count)], ..(*report(node, 0.0, vec![])).clone() };
@@ -161,7 +161,7 @@ fn with_sent(node: &str, sent: Vec<EndpointReport>) -> Arc<Report> {
 fn a_sender_that_went_does_not_blur_what_the_others_see() {
     let (mut view, loads) = (view(), loads());
     for last in [1, 2] {
-        view.know(&endpoint(last, None));
+        view.know(&endpoint(last, None), &loads);
     }
     view.merge(at(0.0), with_sent("gone", vec![entry(1, 10), entry(2, 0)]), |_| {});
     view.merge(at(300.0), with_sent("alive", vec![entry(1, 90), entry(2, 10)]), |_| {});
@@ -174,7 +174,7 @@ fn a_sender_that_went_does_not_blur_what_the_others_see() {
 fn what_the_host_does_not_report_any_more_grows_old() {
     let (mut view, loads) = (view(), loads());
     for last in [1, 2] {
-        view.know(&endpoint(last, Some("far")));
+        view.know(&endpoint(last, Some("far")), &loads);
     }
     view.merge(at(0.0), report("far", 0.0, vec![entry(1, 100), entry(2, 0)]), |_| {});
     view.merge(at(300.0), report("far", 0.0, vec![entry(2, 0)]), |_| {});
@@ -187,7 +187,7 @@ fn what_the_host_does_not_report_any_more_grows_old() {
 fn an_endpoint_here_that_is_not_counted_yet_is_not_taken_for_idle() {
     let (mut view, mut loads) = (view(), loads());
     for last in [1, 2] {
-        view.know(&endpoint(last, Some("here")));
+        view.know(&endpoint(last, Some("here")), &loads);
     }
     let hosted = vec![Count { open: 30, ..Count::none(id(1)) }];
     loads.count(at(1.0), &Counts { hosted, ..Counts::default() }, |_| {});
@@ -200,7 +200,7 @@ fn golden_case_h_a_stale_record() {
     let (mut view, loads) = (view(), loads());
     let others = [(1, 50), (2, 20), (3, 20), (4, 10)];
     for (last, _) in others {
-        view.know(&endpoint(last, Some("far")));
+        view.know(&endpoint(last, Some("far")), &loads);
     }
     let entries = others.iter().map(|(last, open)| entry(*last, *open)).collect();
     view.merge(at(100.0), report("far", 0.0, entries), |_| {});
@@ -213,7 +213,7 @@ fn golden_case_h_a_stale_record() {
 fn own_connections_are_never_shrunk() {
     let (mut view, mut loads) = (view(), loads());
     for last in [1, 2] {
-        view.know(&endpoint(last, Some("far")));
+        view.know(&endpoint(last, Some("far")), &loads);
     }
     view.merge(at(0.0), report("far", 0.0, vec![entry(1, 0), entry(2, 0)]), |_| {});
     sent(&mut view, &mut loads, 1.0, &[(1, 40)]);
@@ -223,7 +223,7 @@ fn own_connections_are_never_shrunk() {
 #[test]
 fn changes_are_told_once() {
     let (mut view, mut loads) = (view(), loads());
-    view.know(&endpoint(1, Some("far")));
+    view.know(&endpoint(1, Some("far")), &loads);
     let mut told = Vec::new();
     let same = report("far", 0.0, vec![entry(1, 10)]);
     view.merge(at(1.0), same.clone(), |endpoint| told.push(endpoint));
@@ -238,6 +238,17 @@ fn changes_are_told_once() {
     assert_eq!(told, [view.number(&id(1)).unwrap()]);
 }
 
+#[test]
+fn what_a_sender_does_not_mention_any_more_has_changed() {
+    let (mut view, loads) = (view(), loads());
+    view.know(&endpoint(1, None), &loads);
+    view.merge(at(1.0), with_sent("a", vec![entry(1, 10)]), |_| {});
+    let mut told = Vec::new();
+    view.merge(at(2.0), with_sent("a", vec![]), |number| told.push(number));
+    assert_eq!(told, [view.number(&id(1)).unwrap()]);
+    assert_eq!(open(&view, &loads, 2.0, &[1]), [0.0]);
+}
+
 proptest! {
     /// `law` 7.8: as reports age, figures tend to the fair split and their sum is kept.
     #[test]
@@ -248,7 +259,7 @@ proptest! {
         let (mut view, loads) = (view(), loads());
         let lasts: Vec<u8> = (0..opens.len() as u8).collect();
         for last in &lasts {
-            view.know(&endpoint(*last, Some("far")));
+            view.know(&endpoint(*last, Some("far")), &loads);
         }
         let entries = lasts.iter().zip(&opens).map(|(last, open)| entry(*last, *open)).collect();
         view.merge(at(0.0), report("far", 0.0, entries), |_| {});
@@ -273,8 +284,8 @@ proptest! {
         let reports = [report("a", 0.0, vec![entry(1, a)]), report("b", 0.0, vec![entry(2, b)])];
         let merged = |order: &[usize]| {
             let mut view = view();
-            view.know(&endpoint(1, Some("a")));
-            view.know(&endpoint(2, Some("b")));
+            view.know(&endpoint(1, Some("a")), &loads);
+            view.know(&endpoint(2, Some("b")), &loads);
             for &i in order {
                 view.merge(at(1.0), reports[i].clone(), |_| {});
             }

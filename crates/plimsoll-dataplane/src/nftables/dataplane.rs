@@ -124,9 +124,10 @@ impl Dataplane for NftablesDataplane {
         if self.release.is_empty() {
             self.release_since = now;
         }
-        // After the plan: no new entries can lead there any more. Who is known anew may have come back.
-        self.release.extend(&plan.release);
+        // After the plan: no new entries can lead there any more. Who is known anew came back meanwhile, unless the
+        // plan itself says otherwise.
         self.release.retain(|endpoint| !plan.know.contains(endpoint));
+        self.release.extend(&plan.release);
         Ok(())
     }
 

@@ -320,7 +320,9 @@ impl Tally {
     /// Reads the pair that retired at an earlier reading, when nothing can count there any more, and frees it.
     fn finish_retired(&mut self, kernel: &mut impl Kernel) -> Result<(), Error> {
         let Some(pair) = self.retired else { return Ok(()) };
-        self.read_pair(kernel, pair)?;
+        // What opened there is known since the slot ended. It is not to be read again: of a member that left and came
+        // back it would count what is in its base.
+        self.read_closed(kernel, pair)?;
         kernel.clean(pair)?;
         for account in self.hosted.accounts.values_mut().chain(self.sent.accounts.values_mut()) {
             account.retire(pair);

@@ -416,6 +416,29 @@ proptest! {
     }
 }
 
+/// What the slots of a member counted before it left is in its base when it comes back, and not to be counted again.
+#[test]
+fn a_member_that_left_and_came_back_has_what_it_has() {
+    let mut play = Play::new();
+    for _ in 0..5 {
+        play.fake.act(Act::Open { endpoint: 0, translated: true });
+    }
+    play.fake.act(Act::Close(0));
+    for _ in 0..4 {
+        play.read(300, Vec::new());
+    }
+    play.step(Step::Leave(0));
+    play.step(Step::Join(0));
+    // Every slot of before retires, and no sweep mends anything yet.
+    for reading in 0..60 {
+        let counts = play.read(300, Vec::new());
+        if reading >= 4 {
+            let open = |counts: &[Count]| counts.iter().find(|c| c.endpoint == endpoint(0)).unwrap().open;
+            assert_eq!((open(&counts.hosted), open(&counts.sent)), (4, 4), "reading {reading}");
+        }
+    }
+}
+
 /// An end that passes after the look at a connection and before its mark is counted nowhere: only the state tells.
 #[test]
 fn an_end_while_connections_are_adopted_is_made_good_soon() {

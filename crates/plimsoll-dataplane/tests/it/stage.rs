@@ -121,6 +121,15 @@ impl Stage {
         self.dataplanes[node] = Some(dataplane);
     }
 
+    /// Ends a node's dataplane, and waits until its table is gone: a program that another test begins to start has the
+    /// socket, too, until it is that program.
+    pub(crate) fn close(&mut self, node: usize) {
+        self.dataplanes[node] = None;
+        let namespace = &self.cluster.nodes[node].host.namespace;
+        let is_gone = || !namespace.text("nft", &["list", "tables"]).unwrap().contains("inet plimsoll");
+        assert!(eventually(SOON, is_gone), "the table outlives its owner");
+    }
+
     pub(crate) fn plan(&self, node: usize) -> Plan {
         let mut plan = Plan { fresh: true, ..Plan::default() };
         for protocol in [Protocol::Tcp, Protocol::Udp] {

@@ -41,7 +41,7 @@ fn a_restart_finds_all_connections_whoever_opened_them() {
     held.push(hold(&near, 8, vip(true), Close::Reset));
     compare(&mut stage, "marked by this table");
     // The agent dies; some connections end while nobody counts, others begin.
-    stage.dataplanes[0] = None;
+    stage.close(0);
     stage.endpoints[0].server.end(2, Close::Finish);
     stage.endpoints[1].server.end(1, Close::Reset);
     assert!(eventually(SOON, || stage.open_at_servers() == 22));
@@ -234,7 +234,7 @@ fn under_full_traffic_restarts_and_losses_leave_no_trace() {
         }));
         match part {
             2 | 4 => {
-                stage.dataplanes[0] = None;
+                stage.close(0);
                 stage.open(0);
             }
             3 => {

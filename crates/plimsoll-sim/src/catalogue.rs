@@ -4,8 +4,9 @@ use plimsoll_core::service::PolicyKind;
 
 use crate::agents::Agents;
 use crate::baselines::blind::{Fixed, Uniform};
+use crate::baselines::central::{Knapsack, Unimog};
 use crate::baselines::clients::{Orca, PeakEwma, Prequal};
-use crate::baselines::feedback::{Controller, Rule};
+use crate::baselines::feedback::Feedback;
 use crate::baselines::oracle::{PowerOfTwo, ShortestQueue, Sight};
 use crate::baselines::scd::Scd;
 use crate::cluster::Cluster;
@@ -241,7 +242,6 @@ impl Contender {
     pub fn build(self, scenario: &Scenario, cluster: &Cluster, dice: Dice) -> Box<dyn Steering> {
         let selection = self.selection.unwrap_or(Kind::Counter);
         let agents = |kind, dice| Box::new(Agents::new(scenario, kind, selection, cluster, dice));
-        let controller = |rule, dice| Box::new(Controller::new(rule, scenario, cluster, dice));
         match self.policy {
             Policy::Waterline => agents(PolicyKind::Waterline, dice),
             Policy::LvsFeedback => agents(PolicyKind::LvsFeedback, dice),
@@ -253,10 +253,10 @@ impl Contender {
             Policy::Wlc => Box::new(Fixed::new(Kind::Wlc, false, cluster, dice)),
             Policy::WlcSized => Box::new(Fixed::new(Kind::Wlc, true, cluster, dice)),
             Policy::SedSized => Box::new(Fixed::new(Kind::Sed, true, cluster, dice)),
-            Policy::Unimog => controller(Rule::Unimog, dice),
-            Policy::Knapsack => controller(Rule::Knapsack, dice),
-            Policy::Orca => Box::new(Orca::new(scenario, cluster, dice)),
-            Policy::Scd => Box::new(Scd::new(scenario, cluster, dice)),
+            Policy::Unimog => Box::new(Feedback::new(Unimog::default(), scenario, cluster, dice)),
+            Policy::Knapsack => Box::new(Feedback::new(Knapsack::default(), scenario, cluster, dice)),
+            Policy::Orca => Box::new(Feedback::new(Orca::default(), scenario, cluster, dice)),
+            Policy::Scd => Box::new(Feedback::new(Scd::new(scenario), scenario, cluster, dice)),
             Policy::PeakEwma => Box::new(PeakEwma::new(cluster, dice)),
             Policy::Prequal => Box::new(Prequal::new(dice)),
             Policy::PowerOfTwo => Box::new(PowerOfTwo::new(Sight::Work, dice)),

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use plimsoll_core::time::Timestamp;
 
-use super::gauge::Gauge;
+use super::feedback::Rule;
+use super::gauge::Figures;
 use crate::cluster::Cluster;
 use crate::dice::Dice;
-use crate::scenario::Scenario;
-use crate::selection::{self, Kind, Selection, Weight};
-use crate::steering::{Link, Steering};
+use crate::selection::{Kind, Weight};
+use crate::steering::Steering;
 
 /// Peak EWMA: of two random endpoints the one with the lower product of latency and outstanding connections.
 ///
@@ -140,41 +140,23 @@ impl Steering for Prequal {
 ///
 /// Source: gRFC A58 (`weighted_round_robin` with ORCA load reports) and Envoy's client-side weighted round robin:
 /// every second; endpoints younger than 10 s get the mean weight.
+#[derive(Default)]
 pub struct Orca {
-    gauge: Gauge,
-    measure_at: Timestamp,
-    decide_at: Timestamp,
     /// By endpoint: answers since the last decision.
     answers: Vec<u32>,
-    selections: Vec<Box<dyn Selection>>,
-    changes: u64,
-    written: Vec<Weight>,
-    dice: Dice,
 }
 
-const ORCA_INTERVAL: Duration = Duration::from_secs(1);
 const BLACKOUT: f64 = 10.0;
 
-impl Orca {
-    /// Knows nothing yet: equal weights.
-    pub fn new(scenario: &Scenario, cluster: &Cluster, mut dice: Dice) -> Orca {
-        let selections = (0..cluster.nodes).map(|_| selection::build(Kind::Wrr, false, &mut dice)).collect();
-        let mut orca = Orca {
-            gauge: Gauge::new(scenario, Dice::new(dice.bits(), 0)),
-            measure_at: Timestamp::ZERO,
-            decide_at: Timestamp::ZERO + ORCA_INTERVAL,
-            answers: Vec::new(),
-            selections,
-            changes: 0,
-            written: Vec::new(),
-            dice,
-        };
-        orca.members_changed(Timestamp::ZERO, cluster);
-        orca
+impl Rule for Orca {
+    const SELECTION: Kind = Kind::Wrr;
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    fn answered(&mut self, endpoint: usize, _seconds: f64) {
+        self.answers[endpoint] += 1;
     }
 
-    fn decide(&mut self, now: Timestamp, cluster: &Cluster) {
-        let seen = self.gauge.seen();
+    fn decide(&mut self, now: Timestamp, seen: &[Figures], cluster: &Cluster) -> Vec<Weight> {
         let weight = |e: &usize| {
             let utilisation = seen.get(*e)?.cpu? / cluster.nominal(*e);
             let seasoned = now.seconds_since(cluster.endpoints[*e].since) >= BLACKOUT
@@ -187,53 +169,13 @@ impl Orca {
         let mean = if known.is_empty() { 1.0 } else { known.iter().sum::<f64>() / known.len() as f64 };
         let scale = 1000.0 / mean;
         let scaled = |raw: &Option<f64>| (libm::round(raw.unwrap_or(mean) * scale).min(1e6) as u32).max(1);
-        let weights: Vec<Weight> = cluster
-            .serving
-            .iter()
-            .zip(&raw)
-            .map(|(e, raw)| Weight { endpoint: *e, weight: scaled(raw) })
-            .collect();
         self.answers.fill(0);
-        let changed = weights.iter().filter(|weight| !self.written.contains(weight)).count();
-        self.changes += (changed * cluster.nodes) as u64;
-        for selection in &mut self.selections {
-            selection.set(now, &weights, &mut self.dice);
-        }
-        self.written = weights;
-    }
-}
-
-impl Steering for Orca {
-    fn choose(&mut self, now: Timestamp, node: usize, cluster: &Cluster) -> Option<usize> {
-        self.selections[node].choose(now, cluster.own(node), &mut self.dice)
+        let weighted = cluster.serving.iter().zip(&raw);
+        weighted.map(|(e, raw)| Weight { endpoint: *e, weight: scaled(raw) }).collect()
     }
 
-    fn closed(&mut self, _now: Timestamp, _link: &Link) {}
-
-    fn answered(&mut self, _now: Timestamp, _node: usize, endpoint: usize, _seconds: f64) {
-        self.answers[endpoint] += 1;
-    }
-
-    fn members_changed(&mut self, now: Timestamp, cluster: &Cluster) {
+    fn members_changed(&mut self, now: Timestamp, seen: &[Figures], cluster: &Cluster) -> Vec<Weight> {
         self.answers.resize(cluster.endpoints.len(), 0);
-        self.decide(now, cluster);
-    }
-
-    fn next_wake(&self) -> Timestamp {
-        self.measure_at.min(self.decide_at)
-    }
-
-    fn wake(&mut self, now: Timestamp, cluster: &Cluster) {
-        if now >= self.measure_at {
-            self.measure_at = self.gauge.measure(now, cluster);
-        }
-        if now >= self.decide_at {
-            self.decide_at = now + ORCA_INTERVAL;
-            self.decide(now, cluster);
-        }
-    }
-
-    fn weight_changes(&self) -> u64 {
-        self.changes
+        self.decide(now, seen, cluster)
     }
 }

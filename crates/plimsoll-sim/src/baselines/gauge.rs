@@ -15,13 +15,13 @@ const TIME_CONSTANT: f64 = 0.7;
 
 /// What was measured of one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Figures {
+pub struct Figures {
     /// Open connections.
-    pub(super) open: f64,
+    pub open: f64,
     /// Connections opened per second, filtered.
-    pub(super) opens_per_second: f64,
+    pub opens_per_second: f64,
     /// Cores in use, filtered; `None` where nobody reads it.
-    pub(super) cpu: Option<f64>,
+    pub cpu: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -4,5 +4,6 @@ pub mod oracle;
 pub mod blind;
 mod gauge;
 pub mod feedback;
+pub mod central;
 pub mod scd;
 pub mod clients;

@@ -21,14 +21,10 @@ pub(super) struct Balanced {
     pub(super) keys: Vec<table::KeyEntry>,
     pub(super) left: Vec<(Key, Left)>,
     pub(super) held: BTreeMap<EndpointId, Limit>,
-    /// Whether something changed since it was decided.
-    pub(super) due: bool,
-    /// Whether that may change which keys are taken.
+    /// Whether something changed that may change which keys are taken.
     pub(super) keys_due: bool,
     /// What the dataplane holds once the plan under way is carried out.
     pub(super) table: Option<ServiceTable>,
-    /// Whether that may have to change.
-    pub(super) changed: bool,
 }
 
 impl Balanced {
@@ -41,16 +37,13 @@ impl Balanced {
             keys: Vec::new(),
             left: Vec::new(),
             held: BTreeMap::new(),
-            due: false,
             keys_due: true,
             table: None,
-            changed: false,
         }
     }
 
     /// Decides anew; whether what is to be in the dataplane changed.
     pub(super) fn decide(&mut self, setting: &Setting<'_>, commands: &mut Vec<Command>) -> bool {
-        self.due = false;
         let mut changed = self.cluster.decide(setting, &self.service);
         if let Some(local) = &mut self.local {
             changed |= local.decide(setting, &self.service);
@@ -114,7 +107,6 @@ impl Balanced {
 
     /// What leads from what the dataplane holds to what was decided; it counts as done then.
     pub(super) fn change(&mut self) -> Option<Change> {
-        self.changed = false;
         let wanted = self.wanted();
         let change = plan::change(&self.service.id, self.table.as_ref(), &wanted);
         self.table = Some(wanted);

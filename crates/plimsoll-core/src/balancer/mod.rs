@@ -107,13 +107,13 @@ pub struct Balancer {
     /// The numbers of the Services that have an endpoint, by the view's number of it.
     users: Vec<Vec<usize>>,
     /// The numbers of the Services of which something changed.
-    due: Vec<usize>,
+    due: BTreeSet<usize>,
     decide_at: Timestamp,
     tick_at: Timestamp,
     renew_at: Timestamp,
     apply_at: Timestamp,
     /// The numbers of the Services of which the dataplane may have to hold something else.
-    changed: Vec<usize>,
+    changed: BTreeSet<usize>,
     /// What else the next plan brings.
     next: Plan,
     /// Services that the dataplane holds and that went.
@@ -140,12 +140,12 @@ impl Balancer {
             services: Services::default(),
             claims: Claims::default(),
             users: Vec::new(),
-            due: Vec::new(),
+            due: BTreeSet::new(),
             decide_at: Timestamp::NEVER,
             tick_at: Timestamp::ZERO,
             renew_at: Timestamp::NEVER,
             apply_at: Timestamp::ZERO,
-            changed: Vec::new(),
+            changed: BTreeSet::new(),
             next: Plan::default(),
             gone: BTreeSet::new(),
             under_way: None,
@@ -177,7 +177,8 @@ impl Balancer {
             self.tick_at = now + self.parameters.tick;
             self.loads.expire(now);
             self.view.expire(now);
-            self.all_due();
+            // All of them: what is known grows old, and slow starts go on.
+            self.due.extend(self.services.numbers());
             self.decide(now, &mut commands);
         } else if now >= self.decide_at {
             self.decide(now, &mut commands);
@@ -250,7 +251,7 @@ impl Balancer {
         for id in self.claims.change(&service.id, before.as_deref(), Some(service)) {
             self.keys_due(&id);
         }
-        self.changed(number);
+        self.changed.insert(number);
     }
 
     /// Takes note that a Service has an endpoint.
@@ -281,6 +282,9 @@ impl Balancer {
 
     fn remove(&mut self, id: &ServiceId) {
         let Some((number, balanced)) = self.services.remove(id) else { return };
+        // The number may soon be another's.
+        self.due.remove(&number);
+        self.changed.remove(&number);
         for id in self.claims.change(id, Some(&balanced.service), None) {
             self.keys_due(&id);
         }
@@ -290,23 +294,12 @@ impl Balancer {
         }
     }
 
-    /// The dataplane may have to hold something else for a Service.
-    fn changed(&mut self, number: usize) {
-        if let Some(balanced) = self.services.at_mut(number)
-            && !std::mem::replace(&mut balanced.changed, true)
-        {
-            self.changed.push(number);
-        }
-    }
-
     /// Decides a Service soon, and which of its keys it has.
     fn keys_due(&mut self, id: &ServiceId) {
         let Some(number) = self.services.number(id) else { return };
         let balanced = self.services.at_mut(number).expect("who has a number is there");
         balanced.keys_due = true;
-        if !std::mem::replace(&mut balanced.due, true) {
-            self.due.push(number);
-        }
+        self.due.insert(number);
     }
 
     /// Lets go of endpoints that `before` had and `after` has not, and releases those that serve nowhere any more.
@@ -353,25 +346,10 @@ impl Balancer {
     fn mark(&mut self, now: Timestamp, endpoints: impl IntoIterator<Item = usize>) {
         let due_before = self.due.len();
         for endpoint in endpoints {
-            for user in &self.users[endpoint] {
-                if let Some(balanced) = self.services.at_mut(*user)
-                    && !std::mem::replace(&mut balanced.due, true)
-                {
-                    self.due.push(*user);
-                }
-            }
+            self.due.extend(&self.users[endpoint]);
         }
         if self.due.len() > due_before {
             self.decide_at = self.decide_at.min(now + self.parameters.report_interval / DECIDE_WITHIN);
-        }
-    }
-
-    /// At each tick all are due: what is known grows old, and slow starts go on.
-    fn all_due(&mut self) {
-        for (number, balanced) in self.services.iter_mut() {
-            if !std::mem::replace(&mut balanced.due, true) {
-                self.due.push(number);
-            }
         }
     }
 
@@ -401,13 +379,10 @@ impl Balancer {
             delay: (self.parameters.tick + self.parameters.report_interval).as_secs_f64(),
             horizon: self.parameters.horizon().as_secs_f64(),
         };
-        for number in self.due.drain(..) {
-            // The number may be another Service's by now.
-            if let Some(balanced) = self.services.at_mut(number).filter(|balanced| balanced.due)
-                && balanced.decide(&setting, commands)
-                && !std::mem::replace(&mut balanced.changed, true)
-            {
-                self.changed.push(number);
+        for number in std::mem::take(&mut self.due) {
+            let balanced = self.services.at_mut(number).expect("who goes is not due any more");
+            if balanced.decide(&setting, commands) {
+                self.changed.insert(number);
             }
         }
     }
@@ -420,12 +395,10 @@ impl Balancer {
         let mut plan = std::mem::take(&mut self.next);
         if self.fresh {
             self.gone.clear();
-            self.changed.clear();
-            for (number, balanced) in self.services.iter_mut() {
+            for balanced in self.services.iter_mut() {
                 balanced.table = None;
-                balanced.changed = true;
-                self.changed.push(number);
             }
+            self.changed = self.services.numbers().collect();
             let all = || self.view.endpoints();
             plan = Plan {
                 fresh: true,
@@ -458,11 +431,9 @@ impl Balancer {
         // One that came back replaces what is there.
         let stays_gone = gone.into_iter().filter(|id| self.services.number(id).is_none());
         let mut changes: Vec<Change> = stays_gone.map(Change::Remove).collect();
-        for number in self.changed.drain(..) {
-            // The number may be another Service's by now.
-            if let Some(balanced) = self.services.at_mut(number).filter(|balanced| balanced.changed) {
-                changes.extend(balanced.change());
-            }
+        for number in std::mem::take(&mut self.changed) {
+            let balanced = self.services.at_mut(number).expect("who goes does not change any more");
+            changes.extend(balanced.change());
         }
         changes
     }

@@ -36,10 +36,14 @@ impl Services {
         self.balanced.get_mut(number)?.as_mut()
     }
 
+    /// All numbers, in the order of the names.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = usize> {
+        self.numbers.values().copied()
+    }
+
     /// All of them, by number.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Balanced)> {
-        let numbered = self.balanced.iter_mut().enumerate();
-        numbered.filter_map(|(number, balanced)| Some((number, balanced.as_mut()?)))
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Balanced> {
+        self.balanced.iter_mut().flatten()
     }
 
     /// Takes up a Service that is not there; its number.

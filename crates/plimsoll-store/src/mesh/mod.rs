@@ -100,7 +100,7 @@ impl Config {
 }
 
 /// A peer as `host:port`; `None` if it is neither that nor a host.
-fn with_port(peer: &str) -> Option<String> {
+pub fn with_port(peer: &str) -> Option<String> {
     if let Ok(ip) = peer.parse::<std::net::IpAddr>() {
         return Some(SocketAddr::new(ip, DEFAULT_PORT).to_string());
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use plimsoll_agent::Config;
 use plimsoll_api::Status;
-use plimsoll_store::mesh::DEFAULT_PORT;
+use plimsoll_store::mesh::with_port;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -93,19 +93,12 @@ fn advertised(peers: &[Tried]) -> Option<Finding> {
     })
 }
 
-/// A peer as `host:port`.
-fn with_port(peer: &str) -> String {
-    let has_port = || peer.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    match peer.parse::<IpAddr>() {
-        Ok(address) => SocketAddr::new(address, DEFAULT_PORT).to_string(),
-        Err(_) if has_port() => peer.to_owned(),
-        Err(_) => format!("{peer}:{DEFAULT_PORT}"),
-    }
-}
-
 /// Its first address, and how it stands.
 async fn try_peer(peer: &str) -> (Option<IpAddr>, Peer) {
-    let addresses: Vec<SocketAddr> = match timeout(RESOLVE, tokio::net::lookup_host(with_port(peer))).await {
+    let Some(address) = with_port(peer) else {
+        return (None, Peer::Unresolved("it is neither host:port nor host".to_owned()));
+    };
+    let addresses: Vec<SocketAddr> = match timeout(RESOLVE, tokio::net::lookup_host(address)).await {
         Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(error)) => return (None, Peer::Unresolved(error.to_string())),
         Err(_) => return (None, Peer::Unresolved(format!("no answer within {} s", RESOLVE.as_secs()))),
@@ -236,19 +229,6 @@ mod tests {
 
     use super::super::finding::Verdict;
     use super::*;
-
-    #[test]
-    fn a_peer_has_the_usual_port_unless_it_names_one() {
-        for (peer, expected) in [
-            ("node-2", "node-2:9653"),
-            ("node-2:1", "node-2:1"),
-            ("192.0.2.1", "192.0.2.1:9653"),
-            ("2001:db8::1", "[2001:db8::1]:9653"),
-            ("[2001:db8::1]:7", "[2001:db8::1]:7"),
-        ] {
-            assert_eq!(with_port(peer), expected);
-        }
-    }
 
     #[test]
     fn peers_are_told_by_what_is_to_be_done() {

@@ -11,6 +11,8 @@ use crate::policy::{Row, figure};
 const MEMORY: f64 = 16.0;
 /// The same for an endpoint's own past.
 const PAST: f64 = 64.0;
+/// How slowly, in seconds, an endpoint's own past rises: what overload adds to the stay is not what is usual.
+const PAST_RISES: f64 = 300.0;
 /// A lasting connection speaks for an endpoint as loudly as this many missing ones speak against it.
 const ACQUITTAL: f64 = 6.0;
 /// Attempts over which failures are counted.
@@ -61,6 +63,38 @@ impl Tally {
     }
 }
 
+/// The stay that is usual for one endpoint while it is not overloaded.
+#[derive(Clone, Copy, Debug, Default)]
+struct Past {
+    stay: f64,
+    /// How many connections it was learned from, and how many of them its peers would have kept.
+    opened: f64,
+    expected: f64,
+}
+
+impl Past {
+    /// The stay, once it is known.
+    fn stay(&self) -> Option<f64> {
+        (self.opened >= PAST || self.expected >= MEMORY).then_some(self.stay)
+    }
+
+    /// At first the mean over all connections. Then follows a lower stay with the connections, a higher one slowly:
+    /// connections stay longer while requests wait, and those that are served at once when the wait is over are not
+    /// missing.
+    fn learn(&mut self, stay: f64, opened: f64, expected: f64, elapsed: f64) {
+        self.opened += opened;
+        self.expected += expected;
+        let pace = if self.expected < MEMORY {
+            opened / self.opened.max(1.0)
+        } else if stay < self.stay {
+            (expected / PAST).min(1.0)
+        } else {
+            (expected / PAST).min(elapsed / PAST_RISES)
+        };
+        self.stay += pace * (stay - self.stay);
+    }
+}
+
 /// The time since the last decision, the same for a whole group.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lapse {
@@ -87,7 +121,7 @@ pub(super) struct Evidence {
     /// Of the last fraction of a horizon: connections that should be young, and are.
     recent: Tally,
     tally: Tally,
-    past: Tally,
+    past: Past,
     /// How many connections that should have stayed are missing, less what speaks for the endpoint.
     missing: f64,
     attempts: f64,
@@ -141,14 +175,13 @@ impl Evidence {
         let keep = libm::exp(-(elapsed / horizon).min(expected / MEMORY).max(opened * 1e-5));
         self.tally.add(opened, stayed, keep);
 
-        let mut reference = peers.stay;
-        if self.past.opened * peers.stay >= MEMORY {
-            reference = reference.min(self.past.stayed / self.past.opened);
-        }
+        let reference = self.past.stay().map_or(peers.stay, |usual| usual.min(peers.stay));
         self.missing = (self.missing + opened * reference - ACQUITTAL * stayed).max(0.0);
-        if judged && self.missing < 4.0 {
-            let keep = libm::exp(-(elapsed / 60.0).min(expected / PAST).max(opened * 1e-6));
-            self.past.add(opened, stayed, keep);
+        if judged
+            && self.missing < 4.0
+            && let Some(stay) = self.stay()
+        {
+            self.past.learn(stay, opened, expected, elapsed);
         }
 
         let attempts = signs.opens + signs.failures;

@@ -314,6 +314,31 @@ fn a_majority_that_slows_does_not_make_the_rest_look_broken() {
     }
 }
 
+#[test]
+fn what_was_slow_for_a_burst_is_not_missing_when_it_is_over() {
+    let mut guard = Guard::new(&Parameters::default());
+    let (mut shares, mut young) = (vec![], [0.4; 8]);
+    for tick in 0..1200 {
+        // Bursts of 2 s in which requests wait at the small half of the endpoints, and some of 12 s in which they wait
+        // everywhere; what waits is worked off within a second or two.
+        let (burst, long) = (tick % 20 >= 16, tick % 160 >= 136);
+        let opens = if burst || long { 120.0 } else { 20.0 };
+        let rows: Vec<Row> = (0..8)
+            .map(|i| {
+                let seconds = if long || (burst && i < 4) { 0.6 } else { 0.02 };
+                let young = &mut young[i as usize];
+                *young += 0.4 * (opens * seconds - *young);
+                let load = Load { opens_per_second: opens, young: *young, open: *young, ..Load::default() };
+                Row { load, ..row(i) }
+            })
+            .collect();
+        policy::build(Kind::Equal, &policy::Parameters::default()).decide(&group(&rows), &mut shares);
+        guard.bound(&group(&rows), &mut shares);
+        let fine = guard.memory.values().iter().all(|watch| watch.standing == Standing::Fine);
+        assert!(fine, "tick {tick}");
+    }
+}
+
 /// Decides and bounds `times` times; the last shares.
 fn settle(guard: &mut Guard, kind: Kind, rows: &[Row], times: u32) -> Vec<Share> {
     let mut policy = policy::build(kind, &policy::Parameters::default());

@@ -3,6 +3,7 @@
 //! ```text
 //! rows -> capacity (usage and pressure) ┐
 //!      -> survival (counts by age)      ├-> targets -> lines -> pour -> shares
+//!      -> traffic (what CPU follows)    │
 //!      -> flow (rates, past shares)     ┘
 //! ```
 
@@ -10,6 +11,7 @@ mod capacity;
 mod fill;
 mod parameters;
 mod survival;
+mod traffic;
 
 pub use parameters::Parameters;
 
@@ -17,6 +19,7 @@ use super::{Group, Line, Memory, Policy, Row, Share, figure, median, nominal_cap
 use capacity::Usage;
 use fill::{Situation, Vessel};
 use survival::{Ages, Survival};
+use traffic::Traffic;
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +28,7 @@ mod tests;
 pub struct Waterline {
     parameters: Parameters,
     survival: Survival,
+    traffic: Traffic,
     memory: Memory<Past>,
     /// Room to work in, kept from one decision to the next.
     nominal: Vec<f64>,
@@ -47,6 +51,7 @@ impl Waterline {
         Waterline {
             parameters: parameters.clone(),
             survival: Survival::new(),
+            traffic: Traffic::default(),
             memory: Memory::new(),
             nominal: Vec::new(),
             vessels: Vec::new(),
@@ -160,12 +165,14 @@ impl Policy for Waterline {
         }
         let horizon = figure(group.horizon).unwrap_or(0.0).max(0.1);
         self.survival.observe(ages, horizon, elapsed);
+        if load {
+            self.traffic.observe(&self.vessels, elapsed);
+        }
 
         let situation = Situation {
             young_survive: self.survival.of_young(),
             old_survive: self.survival.of_old(),
-            // Nothing here sees requests or bytes by connection age; all is the safe side.
-            young_traffic: 1.0,
+            young_traffic: self.traffic.of_young(),
             load,
             delay: figure(group.delay).unwrap_or(1.0),
         };

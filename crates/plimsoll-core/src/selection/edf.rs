@@ -11,11 +11,15 @@ pub struct Parameters {
     pub young_periods: f64,
     /// How far behind an endpoint may fall, in periods; 1 to 4.
     pub debt: f64,
+    /// How far time goes on, in connections, when a correction lets an endpoint be chosen before it is due; at least
+    /// 0.3. Without this bound one early choice of an endpoint with a small weight would be a long time for all
+    /// others, and make them overdue together.
+    pub early_step: f64,
 }
 
 impl Default for Parameters {
     fn default() -> Parameters {
-        Parameters { young_periods: 3.0, debt: 2.0 }
+        Parameters { young_periods: 3.0, debt: 2.0, early_step: 0.6 }
     }
 }
 
@@ -51,6 +55,7 @@ impl Order {
     /// (by counts: how far it is above its part of all connections; with load: 0).
     pub fn choose(&mut self, weights: &[f64], young: &[f64], corrections: &[f64]) -> Option<usize> {
         let mut best: Option<(usize, f64)> = None;
+        let mut soonest = f64::INFINITY;
         for (endpoint, &weight) in weights.iter().enumerate() {
             if weight <= 0.0 {
                 continue;
@@ -59,13 +64,15 @@ impl Order {
                 + self.phases[endpoint]
                 + corrections[endpoint];
             let cost = wait / weight;
+            soonest = soonest.min(self.phases[endpoint] / weight);
             // Ties go to the first, up to rounding: costs that are equal on paper must not differ by it.
             if best.is_none_or(|(_, least)| cost < least - 1e-9 * least.abs().max(1.0)) {
                 best = Some((endpoint, cost));
             }
         }
         let (chosen, _) = best?;
-        let passed = (self.phases[chosen] / weights[chosen]).max(0.0);
+        let due = self.phases[chosen] / weights[chosen];
+        let passed = due.min(soonest.max(self.parameters.early_step)).max(0.0);
         for (phase, weight) in self.phases.iter_mut().zip(weights) {
             *phase = (*phase - passed * weight).max(-self.parameters.debt);
         }

@@ -2,6 +2,7 @@
 
 pub mod aperture;
 pub mod edf;
+pub mod excess;
 
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::aperture::{arcs, masses, width};
+use super::aperture::{arcs, masses, parts, width};
 use super::edf::{Order, Parameters, count_correction};
+use super::excess::Bucket;
+use crate::time::Timestamp;
 
 fn near(a: &[f64], b: &[f64], within: f64) {
     assert_eq!(a.len(), b.len());
@@ -29,15 +31,18 @@ fn aperture_golden() {
 #[test]
 fn stride_golden() {
     let weights = [0.5, 0.3, 0.2];
-    let run = |young: [f64; 3]| {
-        let mut order = Order::new(Parameters::default(), vec![0.5; 3]);
+    let unbounded = Parameters { early_step: f64::INFINITY, ..Parameters::default() };
+    let run = |parameters, young: [f64; 3]| {
+        let mut order = Order::new(parameters, vec![0.5; 3]);
         let chosen: Vec<_> = (0..20).map(|_| order.choose(&weights, &young, &[0.0; 3]).unwrap()).collect();
         (chosen, order.phases().to_vec())
     };
-    let (chosen, phases) = run([0.0; 3]);
-    assert_eq!(chosen, [0, 1, 2, 0, 0, 1, 0, 2, 1, 0, 0, 1, 2, 0, 0, 1, 0, 2, 1, 0]);
-    near(&phases, &[1.0, 0.8, 0.7], 1e-5);
-    let (chosen, phases) = run([1.0, 0.0, 0.0]);
+    for parameters in [unbounded, Parameters::default()] {
+        let (chosen, phases) = run(parameters, [0.0; 3]);
+        assert_eq!(chosen, [0, 1, 2, 0, 0, 1, 0, 2, 1, 0, 0, 1, 2, 0, 0, 1, 0, 2, 1, 0]);
+        near(&phases, &[1.0, 0.8, 0.7], 1e-5);
+    }
+    let (chosen, phases) = run(unbounded, [1.0, 0.0, 0.0]);
     assert_eq!(chosen, [1, 2, 1, 0, 2, 1, 0, 1, 2, 0, 1, 0, 2, 1, 0, 1, 2, 0, 1, 0]);
     near(&phases, &[-1.0, 1.0, 0.5], 1e-5);
 }
@@ -51,7 +56,54 @@ fn no_weight_no_choice_and_a_smaller_weight_owes_less() {
     near(&[count_correction(1.0), count_correction(-9.0)], &[0.3, -0.5], 1e-12);
 }
 
+/// One early choice of an endpoint with a small weight leaves the others where they were, nearly.
+#[test]
+fn what_is_chosen_early_is_no_long_time_for_others() {
+    let weights = [0.001, 0.333, 0.333, 0.333];
+    let mut order = Order::new(Parameters::default(), vec![0.5; 4]);
+    let pulled = [-0.5, 0.0, 0.0, 0.0];
+    assert_eq!(order.choose(&weights, &[0.0; 4], &pulled), Some(0));
+    near(&order.phases()[1..], &[0.0; 3], 0.51);
+    let mut chosen = [0; 4];
+    for _ in 0..1000 {
+        chosen[order.choose(&weights, &[0.0; 4], &pulled).unwrap()] += 1;
+    }
+    assert!(chosen[0] <= 3, "{chosen:?}");
+}
+
+#[test]
+fn what_is_beyond_the_usual_rate_is_excess() {
+    let mut bucket = Bucket::default();
+    let mut usual = |millis: u64| bucket.takes(Timestamp::from_nanos(millis * 1_000_000), 10.0);
+    assert!((1..=200).all(|turn| usual(1000 + 100 * turn)), "the usual rate");
+    let burst = (0..100).filter(|_| usual(21_001)).count();
+    assert!(burst <= 5, "{burst} of a burst of 100");
+}
+
 proptest! {
+    #[test]
+    fn parts_of_all_nodes_are_the_shares(
+        nodes in prop::collection::vec((any::<u64>(), 1.0..100.0f64), 1..8),
+        raw in prop::collection::vec((any::<u64>(), 0.01..1.0f64), 1..20),
+    ) {
+        let sum: f64 = raw.iter().map(|(_, share)| share).sum();
+        let endpoints: Vec<_> = raw.iter().map(|(key, share)| (*key, share / sum)).collect();
+        // How much each sends: its part of the ring, which the floor of `arcs` makes a little more even.
+        let rates: Vec<f64> = nodes.iter().map(|(_, rate)| *rate).collect();
+        let mut sent = vec![0.0; endpoints.len()];
+        for (here, (from, to)) in arcs(&rates).iter().enumerate() {
+            let mut served = Vec::new();
+            parts(&nodes, here, &endpoints, &mut served);
+            prop_assert!((served.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+            for (sent, part) in sent.iter_mut().zip(&served) {
+                *sent += part * (to - from);
+            }
+        }
+        for (sent, (_, share)) in sent.iter().zip(&endpoints) {
+            prop_assert!((sent - share).abs() < 1e-9);
+        }
+    }
+
     #[test]
     fn the_ring_keeps_shares(
         rates in prop::collection::vec(0.0..100.0f64, 1..10),

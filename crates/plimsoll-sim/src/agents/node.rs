@@ -2,6 +2,7 @@
 
 use plimsoll_core::balancer::{Balancer, Parameters};
 use plimsoll_core::plan::{Change, Plan};
+use plimsoll_core::policy::Limit;
 use plimsoll_core::service::{Here, ServiceId};
 use plimsoll_core::table::Weighted;
 use plimsoll_core::time::Timestamp;
@@ -11,7 +12,7 @@ use super::{index, node_name};
 use crate::cluster::Cluster;
 use crate::dice::Dice;
 use crate::processor::Reading;
-use crate::selection::{self, Kind, Picture, Selection, Weight};
+use crate::selection::{self, Kind, Known, Picture, Selection, Weight};
 
 /// One node.
 pub(super) struct Node {
@@ -118,8 +119,15 @@ impl Node {
         let Some(explanation) = self.balancer.explain(now, service) else { return };
         let mut picture = Picture { here: self.number, ..Picture::default() };
         for endpoint in explanation.endpoints.iter().filter(|endpoint| endpoint.share.is_some()) {
-            let others = (endpoint.open - endpoint.sent).max(0.0);
-            picture.others.push((index(&endpoint.endpoint), others, endpoint.capacity));
+            picture.endpoints.push(Known {
+                endpoint: index(&endpoint.endpoint),
+                others: (endpoint.open - endpoint.sent).max(0.0),
+                capacity: endpoint.capacity,
+                held_back: matches!(
+                    endpoint.limit,
+                    Some(Limit::Failing | Limit::Recovering | Limit::NoEvidence)
+                ),
+            });
         }
         let nodes = self.balancer.nodes(now);
         let number = |name: &str| name["node".len()..].parse::<usize>().unwrap_or(0);

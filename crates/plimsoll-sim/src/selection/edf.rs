@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use plimsoll_core::selection::aperture;
 use plimsoll_core::selection::edf::{Order, Parameters, count_correction};
+use plimsoll_core::selection::excess::Bucket;
 use plimsoll_core::time::Timestamp;
 
 use super::{Selection, Weight};
@@ -15,25 +16,28 @@ use crate::dice::Dice;
 const YOUNG: Duration = Duration::from_secs(1);
 /// For this long after its start a node does not know the others' rates well enough for the ring.
 const WITHOUT_RING: Duration = Duration::from_secs(20);
-/// The aperture's least width, and the least number of endpoints that it covers.
-const LEAST_WIDTH: f64 = 0.25;
-const LEAST_ENDPOINTS: f64 = 4.0;
-/// The bucket of the flow within the aperture: it fills at this many times the node's usual rate, and holds these
-/// many connections and seconds of that rate.
-const BUCKET_RATE: f64 = 1.25;
-const BUCKET_CONNECTIONS: f64 = 4.0;
-const BUCKET_SECONDS: f64 = 0.1;
-
 /// What a node knows of the cluster, beside weights.
 #[derive(Clone, Debug, Default)]
 pub struct Picture {
-    /// By endpoint index: connections that the other nodes have open there, and its capacity as reckoned with; in the
-    /// order of endpoints.
-    pub others: Vec<(usize, f64, f64)>,
+    /// In the order of endpoints.
+    pub endpoints: Vec<Known>,
     /// Each node's new connections per second, by node index.
     pub rates: Vec<f64>,
     /// This node's index.
     pub here: usize,
+}
+
+/// What a node knows of an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// Which endpoint.
+    pub endpoint: usize,
+    /// Connections that the other nodes have open there.
+    pub others: f64,
+    /// Its capacity as reckoned with.
+    pub capacity: f64,
+    /// The guard holds it back: whatever it holds, it is not to be preferred.
+    pub held_back: bool,
 }
 
 /// Corrected stride order.
@@ -50,11 +54,9 @@ pub(super) struct Edf {
     /// When each young connection opened, by endpoint.
     young: Vec<VecDeque<Timestamp>>,
     picture: Picture,
-    bucket: f64,
-    filled: Timestamp,
+    bucket: Bucket,
     young_counts: Vec<f64>,
     corrections: Vec<f64>,
-    masses: Vec<f64>,
 }
 
 impl Edf {
@@ -69,11 +71,9 @@ impl Edf {
             excess: order(),
             young: Vec::new(),
             picture: Picture::default(),
-            bucket: 0.0,
-            filled: Timestamp::ZERO,
+            bucket: Bucket::default(),
             young_counts: Vec::new(),
             corrections: Vec::new(),
-            masses: Vec::new(),
         }
     }
 
@@ -85,69 +85,42 @@ impl Edf {
     /// Which part of the shares this node serves.
     fn place_on_ring(&mut self, now: Timestamp) {
         let old = std::mem::take(&mut self.parts);
-        self.parts = self.parts_at(now).unwrap_or_else(|| self.shares.clone());
+        let nodes = self.picture.rates.len();
+        if self.with_load && nodes >= 2 && now.since(Timestamp::ZERO) >= WITHOUT_RING {
+            let rates = self.picture.rates.iter().enumerate();
+            let nodes: Vec<_> = rates.map(|(node, rate)| (spread(node as u64), *rate)).collect();
+            let members = self.members.iter().zip(&self.shares);
+            let endpoints: Vec<_> =
+                members.map(|(endpoint, share)| (spread(!(*endpoint as u64)), *share)).collect();
+            aperture::parts(&nodes, self.picture.here, &endpoints, &mut self.parts);
+        } else {
+            self.parts.clone_from(&self.shares);
+        }
         for (member, (old, new)) in old.iter().zip(&self.parts).enumerate() {
             self.order.reweigh(member, *old, *new);
         }
     }
 
-    fn parts_at(&mut self, now: Timestamp) -> Option<Vec<f64>> {
-        let nodes = self.picture.rates.len();
-        if !self.with_load || nodes < 2 || now.since(Timestamp::ZERO) < WITHOUT_RING {
-            return None;
-        }
-        // All nodes lay nodes and endpoints on the ring in the same order, which has nothing to do with their names.
-        let mut ring: Vec<usize> = (0..nodes).collect();
-        ring.sort_by_key(|node| spread(*node as u64));
-        let rates: Vec<f64> = ring.iter().map(|node| self.picture.rates[*node]).collect();
-        let place = ring.iter().position(|node| *node == self.picture.here)?;
-        let arc = aperture::arcs(&rates)[place];
-        let mut members: Vec<usize> = (0..self.members.len()).collect();
-        members.sort_by_key(|member| spread(!(self.members[*member] as u64)));
-        let shares: Vec<f64> = members.iter().map(|member| self.shares[*member]).collect();
-        let width = aperture::width(shares.len(), LEAST_WIDTH, LEAST_ENDPOINTS);
-        aperture::masses(arc, &shares, width, &mut self.masses);
-        let sum: f64 = self.masses.iter().sum();
-        if sum <= 0.0 {
-            return None;
-        }
-        let mut parts = vec![0.0; members.len()];
-        for (member, mass) in members.iter().zip(&self.masses) {
-            parts[*member] = mass / sum;
-        }
-        Some(parts)
-    }
-
-    /// Whether the next connection is within the node's usual flow.
-    fn is_usual(&mut self, now: Timestamp) -> bool {
-        let rate = self.rate();
-        let most = BUCKET_CONNECTIONS + BUCKET_SECONDS * rate;
-        self.bucket = (self.bucket + BUCKET_RATE * rate * now.seconds_since(self.filled)).min(most);
-        self.filled = now;
-        let usual = self.bucket >= 1.0;
-        if usual {
-            self.bucket -= 1.0;
-        }
-        usual
-    }
-
     fn correct(&mut self, own: &[u32]) {
         self.corrections.clear();
         self.corrections.resize(self.members.len(), 0.0);
-        if self.with_load || self.picture.others.is_empty() {
+        if self.with_load || self.picture.endpoints.is_empty() {
             return;
         }
         let (mut held, mut capacity) = (0.0, 0.0);
-        for (endpoint, others, size) in &self.picture.others {
-            held += others + f64::from(own[*endpoint]);
-            capacity += size;
+        for known in &self.picture.endpoints {
+            held += known.others + f64::from(own[known.endpoint]);
+            capacity += known.capacity;
         }
         for (correction, endpoint) in self.corrections.iter_mut().zip(&self.members) {
-            let known = self.picture.others.binary_search_by_key(endpoint, |(endpoint, ..)| *endpoint);
-            if let Ok(at) = known {
-                let (_, others, size) = self.picture.others[at];
-                let excess = others + f64::from(own[*endpoint]) + 1.0 - held * size / capacity;
-                *correction = count_correction(excess);
+            let known = &self.picture.endpoints;
+            if let Ok(at) = known.binary_search_by_key(endpoint, |known| known.endpoint) {
+                let known = known[at];
+                let holds = known.others + f64::from(own[*endpoint]) + 1.0;
+                *correction = count_correction(holds - held * known.capacity / capacity);
+                if known.held_back {
+                    *correction = correction.max(0.0);
+                }
             }
         }
     }
@@ -195,7 +168,7 @@ impl Selection for Edf {
             self.young_counts.push(count as f64);
         }
         self.correct(own);
-        let usual = !self.with_load || self.is_usual(now);
+        let usual = !self.with_load || self.bucket.takes(now, self.rate());
         let (order, weights) =
             if usual { (&mut self.order, &self.parts) } else { (&mut self.excess, &self.shares) };
         let chosen = order.choose(weights, &self.young_counts, &self.corrections)?;

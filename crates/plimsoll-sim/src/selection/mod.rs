@@ -10,7 +10,7 @@ use plimsoll_core::time::Timestamp;
 
 use crate::dice::Dice;
 
-pub use edf::Picture;
+pub use edf::{Known, Picture};
 
 #[cfg(test)]
 mod tests;

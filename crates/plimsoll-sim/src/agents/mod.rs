@@ -87,7 +87,7 @@ impl Agents {
         cluster: &Cluster,
         mut dice: Dice,
     ) -> Agents {
-        let interval = scenario.report_interval();
+        let interval = scenario.mesh.interval.0;
         let parameters = Parameters {
             tick: TICK.0,
             report_interval: interval,

@@ -182,10 +182,8 @@ impl Scenario {
             within("signals.pressure_bias", signals.pressure_bias, 0.0, 1.0)?;
         }
         let mesh = &self.mesh;
-        if let Some(interval) = mesh.interval
-            && !(Span::from_millis(100)..=Span::from_secs(2)).contains(&interval)
-        {
-            return Err(format!("mesh.interval = \"{interval}\" must be from 100ms to 2s"));
+        if !(Span::from_millis(100)..=Span::from_secs(2)).contains(&mesh.interval) {
+            return Err(format!("mesh.interval = \"{}\" must be from 100ms to 2s", mesh.interval));
         }
         if mesh.most_delay < mesh.least_delay {
             return Err(format!(

@@ -183,8 +183,8 @@ impl Default for Signals {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mesh {
-    /// How often a node counts and reports; by default, as the agents do it, 10 ms for each node, from 200 ms to 1 s.
-    pub interval: Option<Span>,
+    /// How often a node counts and reports; by default as the agents do it.
+    pub interval: Span,
     /// The shortest time that a report is under way.
     pub least_delay: Span,
     /// The longest.
@@ -196,7 +196,7 @@ pub struct Mesh {
 impl Default for Mesh {
     fn default() -> Mesh {
         Mesh {
-            interval: None,
+            interval: Span::from_millis(500),
             least_delay: Span::from_millis(1),
             most_delay: Span::from_millis(5),
             loss: 0.0,
@@ -442,12 +442,6 @@ impl Scenario {
         let raw: Vec<f64> = (1..=self.nodes.count).map(|j| libm::pow(j as f64, -self.nodes.skew)).collect();
         let sum: f64 = raw.iter().sum();
         raw.iter().map(|share| share / sum).collect()
-    }
-
-    /// How often nodes count and report.
-    pub fn report_interval(&self) -> std::time::Duration {
-        let by_nodes = Span::from_millis(10 * self.nodes.count.clamp(20, 100) as u64);
-        self.mesh.interval.unwrap_or(by_nodes).0
     }
 
     /// When it ends.

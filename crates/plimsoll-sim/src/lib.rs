@@ -11,6 +11,7 @@
 pub mod dice;
 pub mod queue;
 pub mod histogram;
+pub mod recording;
 pub mod scenario;
 pub mod processor;
 pub mod cluster;

@@ -111,6 +111,11 @@ impl Writer {
         self.taken + (self.ready.len() + self.waiting.len()) as u64
     }
 
+    /// How many bytes are ready.
+    pub fn ready(&self) -> u64 {
+        self.ready.len() as u64
+    }
+
     /// The bytes that are ready, to be put behind those taken before.
     pub fn take(&mut self) -> Vec<u8> {
         self.taken += self.ready.len() as u64;

@@ -5,9 +5,14 @@
 mod check;
 mod library;
 
+use std::sync::Arc;
+
 use plimsoll_core::time::{Span, Timestamp};
 use serde::Deserialize;
 
+use crate::traffic::Traffic;
+
+pub(crate) use check::LONGEST;
 pub use library::{find, library};
 
 /// A scenario that cannot be simulated.
@@ -54,6 +59,9 @@ pub struct Scenario {
     /// What happens, in any order.
     #[serde(default)]
     pub events: Vec<Event>,
+    /// Who connects instead, when real traffic is replayed; not in a file.
+    #[serde(skip)]
+    pub traffic: Option<Arc<Traffic>>,
 }
 
 /// Times that are measured on their own.
@@ -453,6 +461,21 @@ impl Scenario {
     /// When it ends.
     pub fn end(&self) -> Timestamp {
         Timestamp::from_duration(self.until.0)
+    }
+}
+
+impl Clients {
+    /// Clients whose lives are told elsewhere.
+    pub(crate) fn of_rate(rate: f64) -> Clients {
+        Clients {
+            rate: Some(rate),
+            long_part: Some(0.0),
+            load: None,
+            long_work: 0.0,
+            short_life: short_life(),
+            long_life: long_life(),
+            long_sigma: long_sigma(),
+        }
     }
 }
 

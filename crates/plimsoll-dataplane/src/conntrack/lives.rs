@@ -6,6 +6,8 @@
 //! entry stays for the timeout of its last state, which the event tells too: so many seconds before the end of the
 //! entry its last packet passed.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use plimsoll_core::service::Protocol;
@@ -25,7 +27,7 @@ const ATTEMPTS: usize = 5;
 const NANOS: u64 = 1_000_000_000;
 
 /// How a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum How {
     /// With a FIN from each side, or one that was never answered.
     Finished,
@@ -70,29 +72,31 @@ pub struct Lives {
     questions: Socket,
     request: Builder,
     timeouts: Timeouts,
-    _switch: Switch,
+    switch: Switch,
 }
 
 impl Lives {
     /// Begins to hear of them.
     pub fn open() -> Result<Lives, Error> {
         check_switch()?;
-        let questions = Socket::open(netlink::Protocol::Netfilter)?;
-        let mut lives = Lives {
-            events: Socket::open(netlink::Protocol::Netfilter)?,
-            questions,
-            request: Builder::new(),
-            timeouts: Timeouts::default(),
-            _switch: Switch { restore: false },
-        };
-        lives.events.set_buffers(RECEIVE_BUFFER, 4096)?;
-        lives.events.join(DESTROY_GROUP)?;
+        let events = Socket::open(netlink::Protocol::Netfilter)?;
+        events.set_buffers(RECEIVE_BUFFER, 4096)?;
+        events.join(DESTROY_GROUP)?;
+        let mut questions = Socket::open(netlink::Protocol::Netfilter)?;
+        let mut request = Builder::new();
         // The kernel loads conntrack for the first question about it, and its switches are there only then.
-        let nothing = Filter { mark: Some((1, 0)), ..Filter::default() };
-        lives.dump(&nothing, |_| {})?;
-        lives._switch = Switch::on()?;
-        lives.timeouts = Timeouts::read();
-        Ok(lives)
+        let nothing =
+            Filter { mark: Some((1, u32::MAX)), translated: true, unanswered: true, ..Filter::default() };
+        dump(&mut questions, &mut request, &nothing, |_| {})?;
+        let mut switch = Switch::open()?;
+        switch.turn_on()?;
+        Ok(Lives { events, questions, request, timeouts: Timeouts::read(), switch })
+    }
+
+    /// Whether somebody switched off what was switched on; it is on again. Connections that began meanwhile will
+    /// have no beginning.
+    pub fn is_disturbed(&mut self) -> Result<bool, Error> {
+        self.switch.turn_on()
     }
 
     /// Waits for events, at most this long, and shows the lives of translated connections that ended. Returns
@@ -124,23 +128,29 @@ impl Lives {
     pub fn look(&mut self, mut each: impl FnMut(&Life)) -> Result<(), Error> {
         let filter = Filter { translated: true, ..Filter::default() };
         let timeouts = self.timeouts;
-        self.dump(&filter, |noted| each(&noted.present(&timeouts, now())))
+        dump(&mut self.questions, &mut self.request, &filter, |noted| each(&noted.present(&timeouts, now())))
     }
+}
 
-    fn dump(&mut self, filter: &Filter, mut each: impl FnMut(&Noted)) -> Result<(), Error> {
-        self.request.clear();
-        self.request.message(GET, DUMP, &nfgenmsg(filter.family(), 0), |m| filter.write(m));
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let outcome = self.questions.dump(self.request.bytes(), |message| {
-                let noted = Noted::parse(&message).filter(|noted| filter.matches(&noted.entry));
-                noted.iter().for_each(&mut each);
-            });
-            match outcome {
-                Err(Error::Interrupted) if attempts < ATTEMPTS => {}
-                outcome => return outcome,
-            }
+/// Shows what matches, some of it again where the dump was overtaken by a change.
+fn dump(
+    socket: &mut Socket,
+    request: &mut Builder,
+    filter: &Filter,
+    mut each: impl FnMut(&Noted),
+) -> Result<(), Error> {
+    request.clear();
+    request.message(GET, DUMP, &nfgenmsg(filter.family(), 0), |m| filter.write(m));
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let outcome = socket.dump(request.bytes(), |message| {
+            let noted = Noted::parse(&message).filter(|noted| filter.matches(&noted.entry));
+            noted.iter().for_each(&mut each);
+        });
+        match outcome {
+            Err(Error::Interrupted) if attempts < ATTEMPTS => {}
+            outcome => return outcome,
         }
     }
 }
@@ -153,23 +163,35 @@ fn now() -> u64 {
 /// The kernel's taking note of when connections begin and end.
 #[derive(Debug)]
 struct Switch {
+    /// Of the network namespace in which it was opened, whoever uses it.
+    file: File,
     restore: bool,
 }
 
 impl Switch {
-    fn on() -> Result<Switch, Error> {
-        let failed = |source: std::io::Error| {
-            let text = format!(
-                "net.netfilter.nf_conntrack_timestamp: {source} (it takes a kernel with CONFIG_NF_CONNTRACK_TIMESTAMP, \
-                 and CAP_NET_ADMIN)"
-            );
-            Error::Io { what: "switch on", source: std::io::Error::new(source.kind(), text) }
-        };
-        let is_on = std::fs::read_to_string(TIMESTAMP).map_err(failed)?.trim() != "0";
-        if !is_on {
-            std::fs::write(TIMESTAMP, "1").map_err(failed)?;
+    fn open() -> Result<Switch, Error> {
+        let file = File::options().read(true).write(true).open(TIMESTAMP);
+        Ok(Switch { file: file.map_err(Switch::failed)?, restore: false })
+    }
+
+    /// Switches it on; whether it was off.
+    fn turn_on(&mut self) -> Result<bool, Error> {
+        let mut value = [0];
+        self.file.read_at(&mut value, 0).map_err(Switch::failed)?;
+        let was_off = value == *b"0";
+        if was_off {
+            self.file.write_at(b"1", 0).map_err(Switch::failed)?;
+            self.restore = true;
         }
-        Ok(Switch { restore: !is_on })
+        Ok(was_off)
+    }
+
+    fn failed(source: std::io::Error) -> Error {
+        let text = format!(
+            "net.netfilter.nf_conntrack_timestamp: {source} (it takes a kernel with CONFIG_NF_CONNTRACK_TIMESTAMP, and \
+             CAP_NET_ADMIN)"
+        );
+        Error::Io { what: "switch on", source: std::io::Error::new(source.kind(), text) }
     }
 }
 
@@ -177,7 +199,7 @@ impl Drop for Switch {
     fn drop(&mut self) {
         if self.restore {
             // Left on it costs next to nothing.
-            let _ = std::fs::write(TIMESTAMP, "0");
+            let _ = self.file.write_at(b"0", 0);
         }
     }
 }

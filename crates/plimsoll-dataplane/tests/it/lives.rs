@@ -95,9 +95,8 @@ fn a_look_tells_open_connections_from_those_that_are_over() {
     let caller = stage.cluster.add_endpoint(0).unwrap();
     let node = stage.cluster.nodes[0].host.namespace.clone();
     let old = hold(&caller, 2, vip_below(false), Close::Finish);
-    let switch = || {
-        node.run(|| std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_timestamp")).unwrap()
-    };
+    let switch =
+        || node.run(|| std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_timestamp")).unwrap();
     assert_eq!(switch().trim(), "0");
     let mut lives = node.run(Lives::open).unwrap();
     assert_eq!(switch().trim(), "1");

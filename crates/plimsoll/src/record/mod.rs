@@ -173,9 +173,12 @@ impl Recording {
                 return Ok(why);
             }
             self.hear(TURN.min(options.length.0 - elapsed))?;
-            if self.notebook.has_before() && Instant::now() >= look_at {
+            if Instant::now() >= look_at {
                 let began = Instant::now();
-                self.look()?;
+                self.losses += u64::from(self.lives.is_disturbed().context(ASKING)?);
+                if self.notebook.has_before() {
+                    self.look()?;
+                }
                 look_at = Instant::now() + LOOK_EVERY.max(began.elapsed() * LOOKING);
             }
             let writer = &mut self.notebook.writer;

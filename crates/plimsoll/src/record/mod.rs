@@ -158,6 +158,7 @@ impl Recording {
         let mut progress = Progress::new(options.length.0);
         let notebook = &mut self.notebook;
         self.lives.look(|life| notebook.meet(life)).context(ASKING)?;
+        eprintln!("recording into {} for {}; Ctrl-C ends it before", options.file.display(), options.length);
         let mut look_at = Instant::now() + LOOK_EVERY;
         loop {
             let elapsed = self.clock.start.elapsed();

@@ -37,7 +37,7 @@ impl Progress {
 
 fn line(left: Duration, connections: u64, size: u64) -> String {
     let left = seconds(Some(left.as_secs_f64()));
-    format!("recorded {connections} connections that ended, {}, {left} left; Ctrl-C ends it", bytes(size))
+    format!("recorded {connections} connections that ended, {}, {left} left", bytes(size))
 }
 
 #[cfg(test)]
@@ -48,7 +48,7 @@ mod tests {
     fn it_says_how_much_there_is_and_how_long_it_takes() {
         assert_eq!(
             line(Duration::from_mins(9), 1234, 12_345),
-            "recorded 1234 connections that ended, 12 kB, 9 min left; Ctrl-C ends it"
+            "recorded 1234 connections that ended, 12 kB, 9 min left"
         );
     }
 }

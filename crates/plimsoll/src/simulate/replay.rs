@@ -120,7 +120,8 @@ fn choose(wanted: Option<&str>, services: &BTreeMap<String, u64>) -> anyhow::Res
     let meant: Vec<&String> = match wanted {
         Some(wanted) if services.contains_key(wanted) => return Ok(wanted.to_owned()),
         Some(wanted) => services.keys().filter(|name| fits(name, wanted)).collect(),
-        None => services.keys().collect(),
+        // One that nobody ever reached is not meant.
+        None => services.iter().filter(|(_, count)| **count > 0).map(|(name, _)| name).collect(),
     };
     match (&meant[..], wanted) {
         ([one], _) => Ok((*one).clone()),
@@ -211,7 +212,7 @@ mod tests {
         );
         let error = choose(None, &services).unwrap_err().to_string();
         assert!(error.contains("--service") && error.contains("udp/10.96.0.2:53 (2 connections)"), "{error}");
-        let one = BTreeMap::from([("a".to_owned(), 1)]);
+        let one = BTreeMap::from([("a".to_owned(), 1), ("refused".to_owned(), 0)]);
         assert_eq!(choose(None, &one).unwrap(), "a");
         assert!(choose(None, &BTreeMap::new()).unwrap_err().to_string().contains("nothing was recorded"));
     }

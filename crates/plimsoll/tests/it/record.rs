@@ -1,8 +1,9 @@
 //! What a node sent is recorded, whole, and replayed under every policy.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use plimsoll_lab::client::{Client, Limits, held};
 use plimsoll_lab::namespace::Namespace;
@@ -20,6 +21,8 @@ const SWITCH: &str = "/proc/sys/net/netfilter/nf_conntrack_timestamp";
 /// A `plimsoll record` that runs.
 struct Recorder {
     child: Child,
+    /// What it says after it began.
+    said: BufReader<ChildStderr>,
     path: PathBuf,
 }
 
@@ -28,20 +31,31 @@ impl Recorder {
     fn start(node: &Namespace, path: &Path, arguments: &[&str]) -> Recorder {
         let mut command = plimsoll();
         command.arg("record").arg(path).args(arguments).stderr(Stdio::piped());
-        let child = node.start(&mut command).unwrap();
-        let is_on = || node.run(|| std::fs::read_to_string(SWITCH)).is_ok_and(|value| value.trim() == "1");
-        assert!(eventually(SOON, is_on), "it does not begin");
-        Recorder { child, path: path.to_owned() }
+        let mut child = node.start(&mut command).unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut first = String::new();
+        said.read_line(&mut first).unwrap();
+        assert!(first.starts_with("recording into"), "it does not begin: {first}");
+        Recorder { child, said, path: path.to_owned() }
     }
 
     /// Stops it as Ctrl-C does; what it said, and what it recorded.
-    fn stop(self) -> (String, Contents, Vec<Connection>) {
+    fn stop(mut self) -> (String, Contents, Vec<Connection>) {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
-        let output = self.child.wait_with_output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(0), "{said}");
+        let said = self.end();
         let (contents, connections) = read(&self.path);
         (said, contents, connections)
+    }
+}
+
+impl Recorder {
+    /// Waits until it has ended; what it said.
+    fn end(&mut self) -> String {
+        let mut said = String::new();
+        self.said.read_to_string(&mut said).unwrap();
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.code(), Some(0), "{said}");
+        said
     }
 }
 
@@ -98,8 +112,6 @@ fn every_connection_of_a_node_without_an_agent_is_in_its_recording() {
     // Open before: some to the end, some not. And what another node sends, which this one only delivers.
     let (stay, go, foreign) = (stage.hold(0, 4), stage.hold(0, 6), stage.hold(1, 3));
     let recorder = Recorder::start(node, &directory.path().join("a.plr"), &["--addresses", "--node", "n0"]);
-    assert!(eventually(SOON, || recorder.path.with_extension("plr.part").exists()));
-    // All that was open is known once the first connection after it is.
     let new = stage.hold(0, 5);
     let short: Vec<_> = (0..20).map(|_| stage.hold(0, 1)).collect();
     expect(&stage, &mut stay.connections.iter().map(|(name, _)| name.clone()), How::Open);
@@ -233,11 +245,10 @@ fn attempts_that_fail_and_a_file_that_is_full_are_told() {
     let node = &stage.cluster.nodes[0].host.namespace;
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("small.plr");
-    let recorder = Recorder::start(node, &path, &["--max-size", "64KiB"]);
+    let mut recorder = Recorder::start(node, &path, &["--max-size", "64KiB"]);
     stage.endpoints[0].servers[0].behave(Behaviour::Refuse);
     let refused = || stage.callers[0].namespace.tcp_connect(http(false)).is_err();
     assert!(eventually(SOON, refused));
-    let mut child = recorder.child;
     // A byte for what each connection needs at least: many more than fit.
     let limits = Limits { open: 20_000, close: Close::Reset, ..Limits::default() };
     node.sysctl(&[("net/netfilter/nf_conntrack_tcp_timeout_close", "1")]).unwrap();
@@ -248,7 +259,7 @@ fn attempts_that_fail_and_a_file_that_is_full_are_told() {
         client.stop();
         // Looking lets the kernel forget them at once.
         let forgotten = || {
-            ended = child.try_wait().unwrap().is_some();
+            ended = recorder.child.try_wait().unwrap().is_some();
             ended || node.text("conntrack", &["-L", "-p", "tcp"]).unwrap().lines().count() < 100
         };
         assert!(eventually(SOON, forgotten));
@@ -256,9 +267,9 @@ fn attempts_that_fail_and_a_file_that_is_full_are_told() {
             break;
         }
     }
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(ended && output.status.success() && said.contains("--max-size"), "{said}");
+    assert!(ended, "it is not full");
+    let said = recorder.end();
+    assert!(said.contains("--max-size"), "{said}");
     let size = std::fs::metadata(&path).unwrap().len();
     assert!(size <= 64 << 10, "{size}");
     let (contents, connections) = read(&path);

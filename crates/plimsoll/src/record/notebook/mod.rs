@@ -278,3 +278,6 @@ impl Notebook {
         (nanos as i64 - self.began).div_euclid(NANOS_PER_MILLI)
     }
 }
+
+#[cfg(test)]
+mod tests;

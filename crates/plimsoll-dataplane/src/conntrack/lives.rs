@@ -171,22 +171,22 @@ struct Switch {
 impl Switch {
     fn open() -> Result<Switch, Error> {
         let file = File::options().read(true).write(true).open(TIMESTAMP);
-        Ok(Switch { file: file.map_err(Switch::failed)?, restore: false })
+        Ok(Switch { file: file.map_err(|error| Switch::failed(&error))?, restore: false })
     }
 
     /// Switches it on; whether it was off.
     fn turn_on(&mut self) -> Result<bool, Error> {
         let mut value = [0];
-        self.file.read_at(&mut value, 0).map_err(Switch::failed)?;
+        self.file.read_at(&mut value, 0).map_err(|error| Switch::failed(&error))?;
         let was_off = value == *b"0";
         if was_off {
-            self.file.write_at(b"1", 0).map_err(Switch::failed)?;
+            self.file.write_at(b"1", 0).map_err(|error| Switch::failed(&error))?;
             self.restore = true;
         }
         Ok(was_off)
     }
 
-    fn failed(source: std::io::Error) -> Error {
+    fn failed(source: &std::io::Error) -> Error {
         let text = format!(
             "net.netfilter.nf_conntrack_timestamp: {source} (it takes a kernel with CONFIG_NF_CONNTRACK_TIMESTAMP, and \
              CAP_NET_ADMIN)"

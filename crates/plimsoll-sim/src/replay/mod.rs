@@ -108,7 +108,8 @@ pub fn merge(service: &str, parts: &[Part], capacities: &BTreeMap<String, f64>) 
     for recorded in traffic.present.iter_mut().chain(&mut traffic.arrivals) {
         recorded.endpoint = place[recorded.endpoint as usize];
     }
-    let names = presences.iter().map(|presence| endpoints.names[presence.number as usize].clone()).collect();
+    let names: Vec<String> =
+        presences.iter().map(|presence| endpoints.names[presence.number as usize].clone()).collect();
     let scenario = scenario(service, until - from, parts.len(), &presences, &names, capacities, traffic);
     Ok(Replay { scenario, endpoints: names, notes })
 }
@@ -236,7 +237,7 @@ fn scenario(
     length: i64,
     nodes: usize,
     presences: &[Presence],
-    names: &Vec<String>,
+    names: &[String],
     capacities: &BTreeMap<String, f64>,
     traffic: Traffic,
 ) -> Scenario {
@@ -247,7 +248,7 @@ fn scenario(
         let capacity = capacity(index);
         match presence.from {
             None => {
-                groups.push(Endpoints { count: 1, capacity, stated: None, hidden: false, outside: false })
+                groups.push(Endpoints { count: 1, capacity, stated: None, hidden: false, outside: false });
             }
             Some(at) => {
                 let add = Add { count: 1, capacity, cold_speed: 1.0, cold_for: Span::default() };

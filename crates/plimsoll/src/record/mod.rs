@@ -173,7 +173,7 @@ impl Recording {
                 progress.clear();
                 return Ok(why);
             }
-            self.hear(TURN.min(options.length.0 - elapsed))?;
+            self.hear(TURN.min(options.length.0.saturating_sub(elapsed)))?;
             if Instant::now() >= look_at {
                 let began = Instant::now();
                 self.losses += u64::from(self.lives.is_disturbed().context(ASKING)?);

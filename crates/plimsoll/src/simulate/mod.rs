@@ -77,9 +77,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let replayed = &options.recordings.replay;
     if options.list {
         if replayed.is_empty() {
-            list()?
+            list()?;
         } else {
-            replay::list(replayed)?
+            replay::list(replayed)?;
         }
         return Ok(ExitCode::SUCCESS);
     }

@@ -236,33 +236,35 @@ impl Notebook {
     fn numbers(&mut self, entry: &Entry) -> Option<(u32, u32)> {
         let id = entry.endpoint()?;
         let key = (id.protocol, entry.original.destination);
-        let service = match self.by_key.get(&key) {
-            Some(number) => *number,
-            None => {
-                let name = self.services.name(key.0, key.1)?;
-                let number = match self.by_name.get(&name) {
-                    Some(number) => Some(*number),
-                    None => self.has_room().then(|| self.writer.add_service(&name)).flatten(),
-                };
-                let Some(number) = number else {
-                    self.left_out += 1;
-                    return None;
-                };
-                self.by_name.insert(name, number);
-                self.by_key.insert(key, number);
-                number
-            }
+        let service = if let Some(number) = self.by_key.get(&key) {
+            Some(*number)
+        } else {
+            let name = self.services.name(key.0, key.1)?;
+            self.enter_service(key, &name)
         };
-        if let Some(endpoint) = self.by_endpoint.get(&id) {
-            return Some((service, *endpoint));
-        }
-        let name = self.endpoints.name(id);
-        let Some(endpoint) = self.has_room().then(|| self.writer.add_endpoint(&name)).flatten() else {
-            self.left_out += 1;
-            return None;
+        let endpoint = match self.by_endpoint.get(&id) {
+            Some(number) => Some(*number),
+            None => self.enter_endpoint(id),
         };
-        self.by_endpoint.insert(id, endpoint);
-        Some((service, endpoint))
+        let numbers = service.zip(endpoint);
+        self.left_out += u64::from(numbers.is_none());
+        numbers
+    }
+
+    /// A Service that is reached by another key than before; `None` for want of room.
+    fn enter_service(&mut self, key: (Protocol, SocketAddr), name: &Arc<str>) -> Option<u32> {
+        let known = self.by_name.get(name).copied();
+        let number = known.or_else(|| self.has_room().then(|| self.writer.add_service(name)).flatten())?;
+        self.by_name.insert(Arc::clone(name), number);
+        self.by_key.insert(key, number);
+        Some(number)
+    }
+
+    /// An endpoint that was not met before; `None` for want of room.
+    fn enter_endpoint(&mut self, id: EndpointId) -> Option<u32> {
+        let number = self.has_room().then(|| self.writer.add_endpoint(&self.endpoints.name(id))).flatten()?;
+        self.by_endpoint.insert(id, number);
+        Some(number)
     }
 
     fn has_room(&self) -> bool {

@@ -57,7 +57,7 @@ fn read(mut notebook: Notebook) -> (Contents, Vec<(Option<i64>, i64, How)>) {
     bytes.extend(notebook.writer.finish(&tail));
     let mut noted = Vec::new();
     let contents = recording::read(&bytes, |connection| {
-        noted.push((connection.began, connection.until, connection.how))
+        noted.push((connection.began, connection.until, connection.how));
     });
     noted.sort_unstable();
     (contents.unwrap(), noted)

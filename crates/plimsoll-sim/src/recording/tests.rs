@@ -114,7 +114,8 @@ fn time_that_runs_backwards_is_told_with_its_block() {
 
 #[test]
 fn what_no_plimsoll_wrote_is_refused() {
-    let cases: [(&[(Kind, &[u8])], &str); 8] = [
+    type Blocks<'a> = &'a [(Kind, &'a [u8])];
+    let cases: [(Blocks<'_>, &str); 8] = [
         (&[(Kind::Head, b"")], "makes no sense"),
         (&[(Kind::Services, b"\x02s\n")], "makes no sense"),
         (&[(Kind::Services, b"\x05s")], "makes no sense"),

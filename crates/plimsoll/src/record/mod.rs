@@ -99,6 +99,8 @@ const REFINED: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How long to wait for events before other things get their turn.
 const TURN: Duration = Duration::from_millis(100);
+/// While connections end, they are heard of in batches: a hundredth of a second's fit the receive buffer many times.
+const PAUSE: Duration = Duration::from_millis(10);
 /// So many bytes are put into the file at once.
 const CHUNK: u64 = 64 << 10;
 
@@ -173,7 +175,11 @@ impl Recording {
                 progress.clear();
                 return Ok(why);
             }
+            let before = self.notebook.writer.connections();
             self.hear(TURN.min(options.length.0.saturating_sub(elapsed)))?;
+            if self.notebook.writer.connections() > before {
+                std::thread::sleep(PAUSE);
+            }
             if Instant::now() >= look_at {
                 let began = Instant::now();
                 self.losses += u64::from(self.lives.is_disturbed().context(ASKING)?);

@@ -277,7 +277,7 @@ fn scenario(
         windows: Vec::new(),
         nodes: Nodes { count: nodes, skew: 0.0, shares: Vec::new() },
         endpoints: groups,
-        clients: Clients::of_rate(rate),
+        clients: clients(rate),
         work: None,
         signals: None,
         mesh: Mesh::default(),
@@ -285,6 +285,19 @@ fn scenario(
         swing: None,
         events,
         traffic: Some(Arc::new(traffic)),
+    }
+}
+
+/// Clients whose lives are told elsewhere.
+fn clients(rate: f64) -> Clients {
+    Clients {
+        rate: Some(rate),
+        long_part: Some(0.0),
+        load: None,
+        long_work: 0.0,
+        short_life: Span::default(),
+        long_life: Span::default(),
+        long_sigma: 0.0,
     }
 }
 

@@ -464,21 +464,6 @@ impl Scenario {
     }
 }
 
-impl Clients {
-    /// Clients whose lives are told elsewhere.
-    pub(crate) fn of_rate(rate: f64) -> Clients {
-        Clients {
-            rate: Some(rate),
-            long_part: Some(0.0),
-            load: None,
-            long_work: 0.0,
-            short_life: short_life(),
-            long_life: long_life(),
-            long_sigma: long_sigma(),
-        }
-    }
-}
-
 impl Event {
     /// When it happens, with the number of the repetition.
     pub fn occurrences(&self) -> impl Iterator<Item = (Timestamp, usize)> {

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use plimsoll_core::service::{EndpointId, Protocol};
 use plimsoll_dataplane::conntrack::{How, Life, Lives};
-use plimsoll_lab::server::{Behaviour, Close};
+use plimsoll_lab::namespace::Namespace;
+use plimsoll_lab::server::Close;
 use plimsoll_lab::{available, eventually};
 
 use crate::stage::{Options, SOON, Stage, hold, vip_below};
@@ -103,9 +104,10 @@ fn a_look_tells_open_connections_from_those_that_are_over() {
     let open = hold(&caller, 3, vip_below(true), Close::Finish);
     hold(&caller, 4, vip_below(false), Close::Finish).stop();
     hold(&caller, 5, vip_below(true), Close::Reset).stop();
-    stage.endpoints[0].server.behave(Behaviour::Refuse);
-    let refused = || node.run(|| caller.namespace.tcp_connect(vip_below(false))).is_err();
-    assert!(eventually(SOON, refused));
+    // Where nobody listens.
+    let nobody = SocketAddr::new(stage.endpoints[0].at(false).ip(), 9);
+    translate(&node, "tcp dport 9", nobody);
+    assert!(caller.namespace.tcp_connect("10.96.0.9:9".parse().unwrap()).is_err());
     assert!(eventually(SOON, || stage.open_at_servers() == 5));
 
     let mut looked: HashMap<(Option<How>, bool), usize> = HashMap::new();
@@ -133,6 +135,15 @@ fn a_look_tells_open_connections_from_those_that_are_over() {
     assert_eq!(switch().trim(), "0", "it is as it was before");
 }
 
+/// Sends what matches, to 10.96.0.9, elsewhere.
+fn translate(node: &Namespace, matching: &str, to: SocketAddr) {
+    node.nft(&format!(
+        "table ip more {{\n chain pre {{\n type nat hook prerouting priority -101;\n ip daddr 10.96.0.9 {matching} \
+         dnat to {to}\n }}\n}}"
+    ))
+    .unwrap();
+}
+
 #[test]
 fn datagrams_end_with_the_last_of_them() {
     if !available(&["ip", "nft", "conntrack"]) {
@@ -143,11 +154,7 @@ fn datagrams_end_with_the_last_of_them() {
     let endpoint = stage.endpoints[0].at(false);
     let node = stage.cluster.nodes[0].host.namespace.clone();
     node.sysctl(SHORT).unwrap();
-    node.nft(&format!(
-        "table ip datagrams {{\n chain pre {{\n type nat hook prerouting priority -101;\n ip daddr 10.96.0.9 udp dport 53 \
-         dnat to {endpoint}\n }}\n}}"
-    ))
-    .unwrap();
+    translate(&node, "udp dport 53", endpoint);
     let mut lives = node.run(Lives::open).unwrap();
     let socket = caller.namespace.udp("0.0.0.0:0".parse().unwrap()).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();

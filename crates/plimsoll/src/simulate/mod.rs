@@ -55,7 +55,7 @@ pub(crate) struct Options {
     #[arg(long)]
     json: bool,
     /// Fail if anybody does worse than this policy in any run, by more than 3 %: by max/mean, p99 or what failed,
-    /// whichever the scenario is about
+    /// whichever the scenario is about; in a replay `as-recorded` is what really happened
     #[arg(long, value_name = "POLICY")]
     against: Option<String>,
     /// Write a page with pictures to this file, too: load, weights, churn, latency
@@ -90,7 +90,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         contenders.insert(0, Contender::AS_RECORDED);
         vec![replay::scenario(&options.recordings)?]
     };
-    let other = options.against.as_deref().map(Contender::named).transpose()?;
+    let is_recorded = |name: &str| name == Contender::AS_RECORDED.policy.name() && !replayed.is_empty();
+    let other = match options.against.as_deref() {
+        Some(name) if is_recorded(name) => Some(Contender::AS_RECORDED),
+        name => name.map(Contender::named).transpose()?,
+    };
     contenders.extend(other.filter(|other| !contenders.contains(other)));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let progress = Progress::default();
@@ -108,7 +112,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         tables(&scenarios, &rows, options.seeds)?;
     }
     let Some(other) = other else { return Ok(ExitCode::SUCCESS) };
-    let worse = against::worse(&scenarios, &contenders, &runs, other);
+    let mut worse = against::worse(&scenarios, &contenders, &runs, other);
+    // What happened is no competitor.
+    worse.retain(|worse| worse.contender != Contender::AS_RECORDED);
     let told = worse.iter().map(|worse| {
         let against::Worse { scenario, contender, seed, figure, reached, other } = worse;
         let figure = figure.name();

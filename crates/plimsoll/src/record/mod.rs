@@ -256,9 +256,10 @@ impl Clock {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
     }
 
-    /// Milliseconds by the clock that the kernel tells times by.
+    /// Milliseconds by the clock that the kernel tells times by; no more than can be read again, should that clock be
+    /// set meanwhile.
     fn millis(&self) -> u64 {
-        Clock::nanos().saturating_sub(self.nanos) / 1_000_000
+        (Clock::nanos().saturating_sub(self.nanos) / 1_000_000).min(LONGEST + LONGEST / 2)
     }
 
     /// By how many milliseconds that clock was set since.
@@ -338,6 +339,19 @@ fn tell(options: &Options, tail: &Tail, (services, endpoints): (usize, usize), s
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_does_not_spoil_a_recording() {
+        let mut clock = Clock::start();
+        let is_moved_by = |clock: &Clock, seconds: i64| (clock.moved() / 1000 - seconds).abs() <= 1;
+        assert!(clock.millis() < LONGEST && is_moved_by(&clock, 0));
+        // Set forwards by ten days, and back by a minute.
+        let day = 86_400_000_000_000;
+        clock.nanos -= 10 * day;
+        assert!(clock.millis() == LONGEST + LONGEST / 2 && is_moved_by(&clock, 864_000));
+        clock.nanos += 10 * day + 60_000_000_000;
+        assert!(clock.millis() == 0 && is_moved_by(&clock, -60));
+    }
 
     #[test]
     fn sizes_and_times_are_read_within_bounds() {

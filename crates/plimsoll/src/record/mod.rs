@@ -31,7 +31,7 @@ any other: when it began and ended and how, its Service and its endpoint. Client
 needed; it takes root, or CAP_NET_ADMIN. Ctrl-C ends it early, and the file is complete.
 
 Cost: new connections cost what they cost before, since the kernel tells of connections only when it forgets them;
-while it records, net.netfilter.nf_conntrack_timestamp is on. Recording itself takes about 2 us of CPU and 8 bytes a
+while it records, net.netfilter.nf_conntrack_timestamp is on. Recording itself takes 2 to 4 us of CPU and 8 bytes a
 connection. Error: a timer tick (1 to 10 ms) for TCP that ends by FIN or RST; docs/recording.md tells the rest, and
 the format.
 

@@ -152,7 +152,8 @@ fn recordings_of_two_nodes_are_replayed_under_each_policy() {
     if !available(PROGRAMS) {
         return;
     }
-    let stage = Stage::new(2, 2);
+    // Here the agents' table translates.
+    let stage = Stage::running(2, 2);
     let directory = TempDir::new().unwrap();
     let at = |name: &str| directory.path().join(name);
     let salt = at("salt");

@@ -1,4 +1,4 @@
-//! What a new connection costs through our table, against the proxy's equal table alone.
+//! What a new connection costs through our table, or while it is recorded, against the proxy's equal table alone.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -7,7 +7,9 @@ use anyhow::{Context as _, Result, ensure};
 use plimsoll_core::plan::{Change, Plan};
 use plimsoll_core::service::{EndpointId, Family, Key, Place, Protocol, ServiceId};
 use plimsoll_core::table::{Choose, KeyEntry, Masquerade, ServiceTable, Weighted};
+use plimsoll_dataplane::conntrack::Lives;
 use plimsoll_lab::cluster::{Cluster, Host};
+use plimsoll_lab::eventually;
 use plimsoll_lab::namespace::Namespace;
 use plimsoll_lab::proxy;
 use plimsoll_lab::random::Random;
@@ -85,23 +87,58 @@ pub(crate) fn new_connection() -> Result<Vec<Row>> {
     let mut cluster = Cluster::new(2)?;
     let sides = [Side::new(&mut cluster, 0, address)?, Side::new(&mut cluster, 1, address)?];
     let mut table = open(&sides[0].node, &plan(address, &sides[0].endpoints))?;
+    let times = rounds(&sides, address, || Ok(table.apply(&Plan { renew: true, ..Plan::default() })?))?;
+    let proxied = [sides[0].proxied()?, sides[1].proxied()?];
+    let expected = [0, (ROUNDS * PARTS * PART) as u64];
+    ensure!(proxied == expected, "the proxy served {proxied:?} connections, not {expected:?}");
+    Ok(vec![row("new-connection", times)])
+}
+
+/// The same with the proxy's table on both nodes, of which one hears of its connections' lives, as `plimsoll record`
+/// does.
+pub(crate) fn recorded_connection() -> Result<Vec<Row>> {
+    let address: SocketAddr = "10.96.0.1:80".parse()?;
+    let mut cluster = Cluster::new(2)?;
+    let sides = [Side::new(&mut cluster, 0, address)?, Side::new(&mut cluster, 1, address)?];
+    let mut lives = sides[0].node.run(Lives::open)?;
+    let mut heard = 0;
+    let times = rounds(&sides, address, || {
+        let is_lost = lives.hear(Duration::ZERO, |_| heard += 1)?;
+        ensure!(!is_lost, "the kernel had more to tell than could be heard");
+        Ok(())
+    })?;
+    // The time of a connection that was reset is over in the kernel after ten seconds.
+    let all = (ROUNDS * PARTS * PART) as u64;
+    let told = eventually(Duration::from_mins(1), || {
+        let heard_all = lives.look(|_| {}).and_then(|()| lives.hear(Duration::ZERO, |_| heard += 1));
+        heard_all.is_ok() && heard >= all
+    });
+    ensure!(told && heard == all, "{heard} connections were heard of, not {all}");
+    Ok(vec![row("recorded-connection", times)])
+}
+
+/// By side, the median of the parts of each round. `before` is called before each of them.
+fn rounds(
+    sides: &[Side; 2],
+    address: SocketAddr,
+    mut before: impl FnMut() -> Result<()>,
+) -> Result<[Vec<f64>; 2]> {
     let mut random = Random::new(14);
     let mut times = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
-        table.apply(&Plan { renew: true, ..Plan::default() })?;
-        let round = sides[0].client.run(|| round(&sides, address, &mut random))?;
+        before()?;
+        let round = sides[0].client.run(|| round(sides, address, &mut random))?;
         for (times, mut parts) in times.iter_mut().zip(round) {
             times.push(quantile(&mut parts, 0.5));
         }
     }
-    let proxied = [sides[0].proxied()?, sides[1].proxied()?];
-    let expected = [0, (ROUNDS * PARTS * PART) as u64];
-    ensure!(proxied == expected, "the proxy served {proxied:?} connections, not {expected:?}");
-    let [mut ours, mut alone] = times;
+    Ok(times)
+}
+
+fn row(name: &'static str, [mut ours, mut alone]: [Vec<f64>; 2]) -> Row {
     let note = format!("medians {:.1} and {:.1} us", quantile(&mut ours, 0.5), quantile(&mut alone, 0.5));
     let (ours, alone) = (quantile(&mut ours, 0.0), quantile(&mut alone, 0.0));
-    let bound = Bound::AtMost(1.15);
-    Ok(vec![Row::against("new-connection", ours, alone, Unit::Microseconds, bound).noting(note)])
+    Row::against(name, ours, alone, Unit::Microseconds, Bound::AtMost(1.15)).noting(note)
 }
 
 /// What a connection took in each part of a round, on each side; parts come in random order.

@@ -53,7 +53,7 @@ struct Setting {
     program: PathBuf,
 }
 
-const MEASUREMENTS: [(&str, Measurement); 12] = [
+const MEASUREMENTS: [(&str, Measurement); 13] = [
     ("reweight-all", |_| dataplane::reweight_all()),
     ("reweight-one", |_| dataplane::reweight_one()),
     ("read-counters", |_| dataplane::read_counters()),
@@ -61,6 +61,7 @@ const MEASUREMENTS: [(&str, Measurement); 12] = [
     ("growth", |_| core::growth()),
     ("agent", |setting| agent::agent(&setting.program)),
     ("new-connection", |_| connection::new_connection()),
+    ("recorded-connection", |_| connection::recorded_connection()),
     ("file-to-kernel", |setting| agent::file_to_kernel(&setting.program)),
     ("order", |_| Ok(order::deviation())),
     ("simulate", |_| simulate::events()),

@@ -8,6 +8,7 @@ use crate::baselines::central::{Knapsack, Unimog};
 use crate::baselines::clients::{Orca, PeakEwma, Prequal};
 use crate::baselines::feedback::Feedback;
 use crate::baselines::oracle::{PowerOfTwo, ShortestQueue, Sight};
+use crate::baselines::recorded::AsRecorded;
 use crate::baselines::scd::Scd;
 use crate::cluster::Cluster;
 use crate::dice::Dice;
@@ -38,6 +39,8 @@ pub enum Policy {
     PowerOfTwo,
     JsqConnections,
     JsqWork,
+    /// Only where a recording is replayed; not in [`Policy::ALL`].
+    AsRecorded,
 }
 
 /// What is told of a policy: its name, what it does, and where that comes from.
@@ -132,6 +135,7 @@ impl Policy {
                 "the fewest requests in work per core, by perfect knowledge; the measure of p99",
                 "an oracle; Winston, 1977",
             ),
+            Policy::AsRecorded => ("as-recorded", "each connection goes where it went", "the recording"),
         }
     }
 
@@ -238,6 +242,9 @@ impl Contender {
         law.chain(others.map(|policy| Contender { policy, selection: policy.usual_selection() })).collect()
     }
 
+    /// What really happened; only where a recording is replayed.
+    pub const AS_RECORDED: Contender = Contender { policy: Policy::AsRecorded, selection: None };
+
     /// Makes who decides in a cluster.
     pub fn build(self, scenario: &Scenario, cluster: &Cluster, dice: Dice) -> Box<dyn Steering> {
         let selection = self.selection.unwrap_or(Kind::Counter);
@@ -262,6 +269,7 @@ impl Contender {
             Policy::PowerOfTwo => Box::new(PowerOfTwo::new(Sight::Work, dice)),
             Policy::JsqConnections => Box::new(ShortestQueue::new(Sight::Connections, dice)),
             Policy::JsqWork => Box::new(ShortestQueue::new(Sight::Work, dice)),
+            Policy::AsRecorded => Box::new(AsRecorded::new(scenario.traffic.clone().unwrap_or_default())),
         }
     }
 }

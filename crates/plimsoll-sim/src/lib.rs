@@ -4,6 +4,7 @@
 //! ```text
 //! scenario -> engine (clients, connections, requests, endpoints) <-> steering (agents | baseline | oracle)
 //!          -> measure -> results -> table
+//! recording -> replay -> scenario
 //! ```
 //!
 //! No I/O, no clock, no randomness but that of one seed: a run is the same on every machine, bit by bit.
@@ -11,6 +12,8 @@
 pub mod dice;
 pub mod queue;
 pub mod histogram;
+pub mod recording;
+pub mod traffic;
 pub mod scenario;
 pub mod processor;
 pub mod cluster;
@@ -23,5 +26,6 @@ pub mod measure;
 pub mod engine;
 pub mod trace;
 pub mod batch;
+pub mod replay;
 pub mod results;
 pub mod against;

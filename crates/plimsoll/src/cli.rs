@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::{agent, demo, doctor, explain, reference, simulate, status, top};
+use crate::{agent, demo, doctor, explain, record, reference, simulate, status, top};
 
 /// Every connection goes to the endpoint with room for it.
 ///
@@ -21,6 +21,7 @@ Exit codes: 0 fine; 1 it failed, the message says why; 2 wrong usage; \
 Examples:
   plimsoll demo                      watch a cluster of three nodes become even, in namespaces of its own
   plimsoll simulate c-mix            the same in virtual time, beside what people run today
+  plimsoll record web.plr --for 1h   this node's own connections, to be simulated under each policy
   plimsoll agent --config FILE       run the agent of this node
   plimsoll explain shop/web          why does each endpoint have its weight?
   plimsoll doctor                    can this host run it, and what stands in the way?"
@@ -44,6 +45,8 @@ enum Command {
     Doctor(doctor::Options),
     /// Build a cluster in network namespaces and watch it become even, fail and recover
     Demo(demo::Options),
+    /// Record the connections that this node sends, to be simulated under other policies
+    Record(record::Options),
     /// Simulate a cluster under the policies people use and under ours, and show the difference
     Simulate(simulate::Options),
     /// Print a completion script for a shell
@@ -70,6 +73,7 @@ impl Cli {
             Command::Top(options) => top::run(&options),
             Command::Doctor(options) => doctor::run(&options),
             Command::Demo(options) => demo::run(&options),
+            Command::Record(options) => record::run(&options),
             Command::Simulate(options) => simulate::run(&options),
             Command::Completion { shell } => {
                 let mut script = Vec::new();

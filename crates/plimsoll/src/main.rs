@@ -8,6 +8,7 @@ mod explain;
 mod top;
 mod doctor;
 mod demo;
+mod record;
 mod simulate;
 mod reference;
 mod cli;

@@ -13,9 +13,11 @@ pub(super) mod kind {
     pub(in super::super) const TUPLE_REPLY: u16 = 2;
     pub(in super::super) const STATUS: u16 = 3;
     pub(in super::super) const PROTOINFO: u16 = 4;
+    pub(in super::super) const TIMEOUT: u16 = 7;
     pub(in super::super) const MARK: u16 = 8;
     pub(in super::super) const ID: u16 = 12;
     pub(in super::super) const ZONE: u16 = 18;
+    pub(in super::super) const TIMESTAMP: u16 = 20;
     pub(in super::super) const MARK_MASK: u16 = 21;
     pub(in super::super) const FILTER: u16 = 25;
     pub(in super::super) const STATUS_MASK: u16 = 26;
@@ -35,10 +37,11 @@ mod tuple {
     pub(super) const DESTINATION_PORT: u16 = 3;
 }
 
-const PROTOINFO_TCP: u16 = 1;
-const PROTOINFO_TCP_STATE: u16 = 1;
+pub(super) const PROTOINFO_TCP: u16 = 1;
+pub(super) const PROTOINFO_TCP_STATE: u16 = 1;
 
 pub(super) const SEEN_REPLY: u32 = 1 << 1;
+pub(super) const ASSURED: u32 = 1 << 2;
 pub(super) const DST_NAT: u32 = 1 << 5;
 
 /// One direction's addresses and ports.
@@ -277,5 +280,6 @@ pub fn check_bytes(bytes: &[u8]) -> usize {
         let mut builder = Builder::new();
         builder.message(NEW, 0, &[0; 4], |m| entry.flow().write(m));
     }
+    let _ = messages(bytes).filter_map(|message| super::lives::check_message(&message)).count();
     understood
 }

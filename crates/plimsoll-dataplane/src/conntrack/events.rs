@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::Entry;
 use crate::netlink::{Error, Protocol, Socket, messages};
 
-const DESTROY_GROUP: u32 = 3;
+pub(super) const DESTROY_GROUP: u32 = 3;
 /// Of the network namespace of the thread that reads it; not there before conntrack is.
 const SWITCH: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
 /// A burst of about this many bytes may wait; an event takes 500 to 800 in the kernel's reckoning.
@@ -78,11 +78,7 @@ impl Events {
         receive_buffer: usize,
         wanted: impl Fn(&Entry) -> bool + Send + 'static,
     ) -> Result<Events, Error> {
-        // The kernel lets anyone join the group, and then stays silent.
-        if std::fs::read_to_string(SWITCH).is_ok_and(|value| value.trim() == "0") {
-            let source = std::io::Error::other("net.netfilter.nf_conntrack_events is 0; set it to 1 or 2");
-            return Err(Error::Io { what: "hear of connections that end", source });
-        }
+        check_switch()?;
         let socket = Socket::open(Protocol::Netfilter)?;
         socket.set_buffers(receive_buffer, 4096)?;
         socket.join(DESTROY_GROUP)?;
@@ -104,6 +100,15 @@ impl Events {
     fn lock(&self) -> MutexGuard<'_, Listener> {
         self.listener.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// Fails where events are switched off: the kernel lets anyone join the group, and then stays silent.
+pub(super) fn check_switch() -> Result<(), Error> {
+    if std::fs::read_to_string(SWITCH).is_ok_and(|value| value.trim() == "0") {
+        let source = std::io::Error::other("net.netfilter.nf_conntrack_events is 0; set it to 1 or 2");
+        return Err(Error::Io { what: "hear of connections that end", source });
+    }
+    Ok(())
 }
 
 impl Drop for Events {

@@ -1,15 +1,18 @@
 //! Connection tracking: what the kernel knows of single connections, asked for rarely and told when they end.
 //!
-//! [`Conntrack`] dumps, marks and deletes entries; [`Events`] hears of those that end. The protocol is ctnetlink
+//! [`Conntrack`] dumps, marks and deletes entries; [`Events`] hears of those that end, [`Lives`] of their whole
+//! lives. The protocol is ctnetlink
 //! (`linux/netfilter/nfnetlink_conntrack.h`), spoken through [`crate::netlink`].
 
 mod entry;
 mod events;
+mod lives;
 #[cfg(test)]
 mod tests;
 
 pub use entry::{Direction, Entry, Flow, TcpState, check_bytes};
 pub use events::{Ended, Events, RECEIVE_BUFFER};
+pub use lives::{End, How, Life, Lives};
 
 use std::collections::BTreeSet;
 

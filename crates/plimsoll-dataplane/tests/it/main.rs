@@ -11,3 +11,4 @@ mod counting;
 mod sources;
 mod sctp;
 mod reweight;
+mod lives;

@@ -7,3 +7,4 @@ pub mod feedback;
 pub mod central;
 pub mod scd;
 pub mod clients;
+pub mod recorded;

@@ -7,6 +7,7 @@
 mod arrivals;
 mod connections;
 mod script;
+mod source;
 
 use plimsoll_core::time::Timestamp;
 
@@ -16,9 +17,10 @@ use crate::measure::{Measured, Meter, SAMPLED_EVERY};
 use crate::queue::Queue;
 use crate::scenario::{Failure, Scenario};
 use crate::steering::{Link, Steering};
-use arrivals::{Arrivals, Wish, draw_demand, nanos};
+use arrivals::{Wish, draw_demand, nanos};
 use connections::{Connection, Connections, Phase};
 use script::{Action, Script};
+use source::{Present, Source};
 
 /// The streams of a seed.
 const ARRIVALS: u64 = 1;
@@ -37,7 +39,7 @@ pub struct Engine<'a> {
     scenario: &'a Scenario,
     cluster: Cluster,
     steering: Box<dyn Steering>,
-    arrivals: Arrivals,
+    arrivals: Source,
     requests: Dice,
     script: Script,
     connections: Connections,
@@ -52,7 +54,8 @@ pub struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    /// A cluster with the long connections that there are in the long run, placed in proportion to capacity.
+    /// A cluster with the long connections that there are in the long run, placed in proportion to capacity; in a
+    /// replay with those that were open, where they were.
     /// `steering` makes who decides, once those are open.
     pub fn new(
         scenario: &'a Scenario,
@@ -60,18 +63,18 @@ impl<'a> Engine<'a> {
         steering: impl FnOnce(&Cluster, Dice) -> Box<dyn Steering>,
     ) -> Engine<'a> {
         let mut cluster = Cluster::of(scenario, &mut Dice::new(seed, WORLD));
-        let mut arrivals = Arrivals::new(scenario, Dice::new(seed, ARRIVALS));
+        let mut arrivals = Source::new(scenario, Dice::new(seed, ARRIVALS));
         let mut requests = Dice::new(seed, REQUESTS);
         let mut connections = Connections::default();
         let mut queue = Queue::default();
-        for (node, wish) in arrivals.present() {
+        for Present { node, wish, endpoint } in arrivals.present() {
             let Wish::Connection { long, seconds, requests_per_second } = wish else { continue };
             let level = |endpoint: &usize| {
                 let endpoint = &cluster.endpoints[*endpoint];
                 (f64::from(endpoint.open) + 1.0) / endpoint.capacity
             };
-            let lowest = (0..cluster.endpoints.len()).min_by(|a, b| level(a).total_cmp(&level(b)));
-            let Some(endpoint) = lowest else { break };
+            let lowest = || (0..cluster.endpoints.len()).min_by(|a, b| level(a).total_cmp(&level(b)));
+            let Some(endpoint) = endpoint.or_else(lowest) else { break };
             cluster.open(node, endpoint);
             let number = connections.add(Connection {
                 phase: Phase::Open,
@@ -147,8 +150,7 @@ impl<'a> Engine<'a> {
                 if let Some((now, number)) = self.queue.take() {
                     self.go_on(now, number as u32);
                 }
-            } else {
-                let (node, wish) = self.arrivals.take();
+            } else if let Some((node, wish)) = self.arrivals.take() {
                 self.arrive(now, node, wish);
             }
         }
@@ -352,16 +354,22 @@ impl<'a> Engine<'a> {
                 }
             }
             Action::CutOff(nodes, is_cut) => self.steering.cut_off(&nodes, is_cut),
-            Action::Multiply(factor) => self.arrivals.multiply(now, factor),
+            Action::Multiply(factor) => {
+                if let Some(arrivals) = self.arrivals.drawn() {
+                    arrivals.multiply(now, factor);
+                }
+            }
             Action::Burst { node, on } => {
                 let factor = self.scenario.bursts.as_ref().map_or(1.0, |bursts| bursts.factor);
-                self.arrivals.set_node_factor(now, node, if on { factor } else { 1.0 });
+                if let Some(arrivals) = self.arrivals.drawn() {
+                    arrivals.set_node_factor(now, node, if on { factor } else { 1.0 });
+                }
             }
             Action::Swing => {
-                if let Some(swing) = &self.scenario.swing {
+                if let (Some(swing), Some(arrivals)) = (&self.scenario.swing, self.arrivals.drawn()) {
                     let turns = now.seconds_since(Timestamp::ZERO) / swing.period.0.as_secs_f64();
                     let wave = libm::sin(std::f64::consts::TAU * turns);
-                    self.arrivals.set_swing(now, 1.0 + swing.depth * wave);
+                    arrivals.set_swing(now, 1.0 + swing.depth * wave);
                 }
             }
         }

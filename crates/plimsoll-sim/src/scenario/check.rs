@@ -8,7 +8,7 @@ use plimsoll_core::time::{Span, Timestamp};
 use super::{Clients, Event, Failure, Scenario, Work};
 
 /// The longest scenario: a day.
-const LONGEST: Span = Span::from_secs(86_400);
+pub(crate) const LONGEST: Span = Span::from_secs(86_400);
 /// The most nodes.
 const MOST_NODES: usize = 1000;
 /// The most new connections per second, all nodes together.

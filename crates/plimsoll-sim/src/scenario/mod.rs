@@ -5,9 +5,14 @@
 mod check;
 mod library;
 
+use std::sync::Arc;
+
 use plimsoll_core::time::{Span, Timestamp};
 use serde::Deserialize;
 
+use crate::traffic::Traffic;
+
+pub(crate) use check::LONGEST;
 pub use library::{find, library};
 
 /// A scenario that cannot be simulated.
@@ -54,6 +59,9 @@ pub struct Scenario {
     /// What happens, in any order.
     #[serde(default)]
     pub events: Vec<Event>,
+    /// Who connects instead, when real traffic is replayed; not in a file.
+    #[serde(skip)]
+    pub traffic: Option<Arc<Traffic>>,
 }
 
 /// Times that are measured on their own.

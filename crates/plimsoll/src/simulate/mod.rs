@@ -3,6 +3,7 @@
 mod progress;
 mod svg;
 mod page;
+mod replay;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -33,12 +34,17 @@ Examples:
   plimsoll simulate mine.toml --policies random,wlc,waterline:wrr
   plimsoll simulate c-scaleup --html page.html          with pictures
   plimsoll simulate all --json > results.json
+  plimsoll simulate --replay web.plr                    your own connections, as `plimsoll record` recorded them
+  plimsoll simulate --replay n1.plr n2.plr --service shop/web:http --policies all
+  plimsoll simulate --replay web.plr --list             what is in a recording
 
 How to read the tables, and how to write a scenario: docs/simulator.md")]
 pub(crate) struct Options {
     /// Names of scenarios, files of your own, or `all`
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
+    #[command(flatten)]
+    recordings: replay::Recordings,
     /// Who competes: names from --list, some with a way to choose behind a colon, or `all`
     #[arg(long, value_name = "POLICY,…", default_value = USUAL_POLICIES)]
     policies: String,
@@ -49,13 +55,14 @@ pub(crate) struct Options {
     #[arg(long)]
     json: bool,
     /// Fail if anybody does worse than this policy in any run, by more than 3 %: by max/mean, p99 or what failed,
-    /// whichever the scenario is about
+    /// whichever the scenario is about; in a replay `as-recorded` is what really happened
     #[arg(long, value_name = "POLICY")]
     against: Option<String>,
     /// Write a page with pictures to this file, too: load, weights, churn, latency
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Explain every scenario, policy and way to choose in a sentence, and simulate nothing
+    /// Explain every scenario, policy and way to choose in a sentence, or what is in the recordings, and simulate
+    /// nothing
     #[arg(long)]
     list: bool,
 }
@@ -67,13 +74,27 @@ struct Results<'a> {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let replayed = &options.recordings.replay;
     if options.list {
-        list()?;
+        if replayed.is_empty() {
+            list()?;
+        } else {
+            replay::list(replayed)?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    let scenarios = scenarios(&options.scenarios)?;
     let mut contenders = contenders(&options.policies)?;
-    let other = options.against.as_deref().map(Contender::named).transpose()?;
+    let scenarios = if replayed.is_empty() {
+        scenarios(&options.scenarios)?
+    } else {
+        contenders.insert(0, Contender::AS_RECORDED);
+        vec![replay::scenario(&options.recordings)?]
+    };
+    let is_recorded = |name: &str| name == Contender::AS_RECORDED.policy.name() && !replayed.is_empty();
+    let other = match options.against.as_deref() {
+        Some(name) if is_recorded(name) => Some(Contender::AS_RECORDED),
+        name => name.map(Contender::named).transpose()?,
+    };
     contenders.extend(other.filter(|other| !contenders.contains(other)));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let progress = Progress::default();
@@ -91,7 +112,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         tables(&scenarios, &rows, options.seeds)?;
     }
     let Some(other) = other else { return Ok(ExitCode::SUCCESS) };
-    let worse = against::worse(&scenarios, &contenders, &runs, other);
+    let mut worse = against::worse(&scenarios, &contenders, &runs, other);
+    // What happened is no competitor.
+    worse.retain(|worse| worse.contender != Contender::AS_RECORDED);
     let told = worse.iter().map(|worse| {
         let against::Worse { scenario, contender, seed, figure, reached, other } = worse;
         let figure = figure.name();

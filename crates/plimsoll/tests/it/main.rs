@@ -15,6 +15,7 @@ mod dry_run;
 mod ends;
 mod foreign;
 mod partition;
+mod record;
 mod removal;
 
 /// The program under test.

@@ -1,0 +1,367 @@
+//! `plimsoll record`: the connections that this node sends, written into a file that can be simulated.
+
+mod file;
+mod names;
+mod notebook;
+mod progress;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, bail};
+use plimsoll_core::time::Span;
+use plimsoll_dataplane::conntrack::Lives;
+use plimsoll_sim::recording::{Head, LONGEST, Tail, Why, Writer};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::output::bytes;
+use file::Part;
+use names::{Endpoints, Services};
+use notebook::Notebook;
+use progress::Progress;
+
+/// Options of `plimsoll record`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Recorded is every connection that was sent to an endpoint by a DNAT rule of this node, be it kube-proxy's, ours or
+any other: when it began and ended and how, its Service and its endpoint. Clients are not recorded. No agent is
+needed; it takes root, or CAP_NET_ADMIN. Ctrl-C ends it early, and the file is complete.
+
+Cost: new connections cost what they cost before, since the kernel tells of connections only when it forgets them;
+while it records, net.netfilter.nf_conntrack_timestamp is on. Recording itself takes 2 to 4 us of CPU and 8 bytes a
+connection. Error: a timer tick (1 to 10 ms) for TCP that ends by FIN or RST; docs/recording.md tells the rest, and
+the format.
+
+Examples:
+  plimsoll record web.plr --for 1h
+  plimsoll record web.plr --services /etc/plimsoll/services.yaml     only its Services, by their names
+  plimsoll record node-1.plr --salt-file salt                        the same salt on each node: files can be merged
+  plimsoll simulate --replay web.plr                                 what would each policy have made of it?")]
+pub(crate) struct Options {
+    /// The file to be written; it must not exist yet
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// How long to record: 1s to 24h
+    #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = time)]
+    length: Span,
+    /// Stop when the file is this large: 64KiB to 1GiB
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
+    max_size: u64,
+    /// Record only the Services of this Services file, by their names; without it, every address that connections
+    /// are translated from is a Service
+    #[arg(long, value_name = "FILE")]
+    services: Option<PathBuf>,
+    /// What to call this node, instead of the host's name
+    #[arg(long, value_name = "NAME", env = "PLIMSOLL_NODE")]
+    node: Option<String>,
+    /// Record the endpoints' addresses; without it they are hashed with a salt that is thrown away
+    #[arg(long)]
+    addresses: bool,
+    /// Hash the endpoints' addresses with the salt in this file, so that recordings of several nodes can be merged;
+    /// make it with `openssl rand -base64 32`
+    #[arg(long, value_name = "FILE", conflicts_with = "addresses")]
+    salt_file: Option<PathBuf>,
+}
+
+fn time(text: &str) -> Result<Span, String> {
+    let longest = Duration::from_millis(LONGEST);
+    let span = Span::parse(text).filter(|span| (Duration::from_secs(1)..=longest).contains(&span.0));
+    span.ok_or_else(|| "write a time from 1s to 24h, as in `10m` or `1h30m`".into())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "kB" => 1_000,
+        "KiB" => 1 << 10,
+        "MB" => 1_000_000,
+        "MiB" => 1 << 20,
+        "GB" => 1_000_000_000,
+        "GiB" => 1 << 30,
+        _ => 0,
+    };
+    let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    size.filter(|size| (64 << 10..=1 << 30).contains(size))
+        .ok_or_else(|| "write a size from 64KiB to 1GiB, as in `500kB` or `64MiB`".into())
+}
+
+/// How often the connections that were open before are looked for; exact to this where the kernel is silent.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Looking takes at most this part of the time.
+const LOOKING: u32 = 50;
+/// How long it is looked again and again at the end, for the ends of connections closed just before; and how often at
+/// most.
+const REFINED: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long to wait for events before other things get their turn.
+const TURN: Duration = Duration::from_millis(100);
+/// While connections end, they are heard of in batches: a hundredth of a second's fit the receive buffer many times.
+const PAUSE: Duration = Duration::from_millis(10);
+/// So many bytes are put into the file at once.
+const CHUNK: u64 = 64 << 10;
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let services = match &options.services {
+        Some(path) => Services::of_file(path)?,
+        None => Services::ByAddress,
+    };
+    let endpoints = match (&options.salt_file, options.addresses) {
+        (Some(path), _) => Endpoints::with_salt_of(path)?,
+        (None, true) => Endpoints::Plain,
+        (None, false) => Endpoints::with_random_salt()?,
+    };
+    let node = node(options.node.as_deref())?;
+    let mut part = Part::begin(&options.file)?;
+    let stop = stop_on_signal()?;
+    let lives = Lives::open().context(
+        "cannot hear of connections: run as root, or with CAP_NET_ADMIN, in the network namespace of the node",
+    )?;
+    let clock = Clock::start();
+    let head = Head { node: node.clone(), began: clock.nanos / 1_000_000, salt: endpoints.salt() };
+    let writer = Writer::new(&head).with_context(|| format!("{node:?} cannot be a node's name"))?;
+    let notebook = Notebook::new(writer, services, endpoints, clock.nanos, options.max_size);
+    let mut recording = Recording { lives, notebook, clock, losses: 0, length: None };
+    let why = recording.go_on(options, &stop, &mut part)?;
+    let length = recording.end()?;
+    let Recording { mut notebook, losses, clock, .. } = recording;
+    let tail = Tail {
+        length,
+        connections: notebook.writer.connections(),
+        losses,
+        left_out: notebook.left_out,
+        clock_moved: clock.moved(),
+        why,
+    };
+    part.write(&notebook.writer.take())?;
+    let names = notebook.names();
+    part.write(&notebook.writer.finish(&tail))?;
+    let size = part.finish()?;
+    tell(options, &tail, names, size);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A recording that goes on.
+struct Recording {
+    lives: Lives,
+    notebook: Notebook,
+    clock: Clock,
+    losses: u64,
+    /// How long it is, in milliseconds, once it is over.
+    length: Option<u64>,
+}
+
+impl Recording {
+    /// Records until it is long enough, large enough, or to be stopped.
+    fn go_on(&mut self, options: &Options, stop: &AtomicBool, part: &mut Part) -> anyhow::Result<Why> {
+        let mut progress = Progress::new(options.length.0);
+        let notebook = &mut self.notebook;
+        self.lives.look(|life| notebook.meet(life)).context(ASKING)?;
+        eprintln!("recording into {} for {}; Ctrl-C ends it before", options.file.display(), options.length);
+        let mut look_at = Instant::now() + LOOK_EVERY;
+        loop {
+            let elapsed = self.clock.start.elapsed();
+            let why = if stop.load(Ordering::Relaxed) {
+                Some(Why::Stopped)
+            } else if elapsed >= options.length.0 {
+                Some(Why::Time)
+            } else {
+                self.notebook.is_full().then_some(Why::Full)
+            };
+            if let Some(why) = why {
+                progress.clear();
+                return Ok(why);
+            }
+            let before = self.notebook.writer.connections();
+            self.hear(TURN.min(options.length.0.saturating_sub(elapsed)))?;
+            if self.notebook.writer.connections() > before {
+                std::thread::sleep(PAUSE);
+            }
+            if Instant::now() >= look_at {
+                let began = Instant::now();
+                self.losses += u64::from(self.lives.is_disturbed().context(ASKING)?);
+                if self.notebook.has_before() {
+                    self.look()?;
+                }
+                look_at = Instant::now() + LOOK_EVERY.max(began.elapsed() * LOOKING);
+            }
+            let writer = &mut self.notebook.writer;
+            if writer.ready() >= CHUNK {
+                part.write(&writer.take())?;
+            }
+            progress.show(elapsed, writer.connections(), writer.size());
+        }
+    }
+
+    fn hear(&mut self, timeout: Duration) -> anyhow::Result<()> {
+        let (notebook, clock, length) = (&mut self.notebook, &self.clock, self.length);
+        let now = || length.unwrap_or_else(|| clock.millis());
+        let is_lost = self.lives.hear(timeout, |life| notebook.hear(now(), life));
+        self.losses += u64::from(is_lost.context("cannot hear of connections any more")?);
+        Ok(())
+    }
+
+    /// Looks for the connections that were open before.
+    fn look(&mut self) -> anyhow::Result<()> {
+        let since = self.clock.millis();
+        let (notebook, clock) = (&mut self.notebook, &self.clock);
+        self.lives.look(|life| notebook.see(clock.millis(), life)).context(ASKING)?;
+        // Those that ended meanwhile.
+        self.hear(Duration::ZERO)?;
+        self.notebook.forget(self.clock.millis(), since);
+        Ok(())
+    }
+
+    /// Notes what is there at the end; how long the recording is, in milliseconds.
+    fn end(&mut self) -> anyhow::Result<u64> {
+        self.hear(Duration::ZERO)?;
+        let length = *self.length.insert(self.clock.millis());
+        let notebook = &mut self.notebook;
+        let began = Instant::now();
+        self.lives.look(|life| notebook.take_leave(length, life)).context(ASKING)?;
+        // Looking makes the kernel let go of entries whose time is over: their events are there now.
+        let pause = began.elapsed().max(LOOK_AGAIN);
+        let pauses = REFINED.as_nanos() / pause.as_nanos() / 2;
+        for _ in 0..pauses {
+            self.hear(Duration::ZERO)?;
+            std::thread::sleep(pause);
+            let notebook = &mut self.notebook;
+            self.lives.look(|life| notebook.refine(life)).context(ASKING)?;
+        }
+        self.hear(Duration::ZERO)?;
+        self.notebook.finish(length);
+        Ok(length)
+    }
+}
+
+const ASKING: &str = "cannot ask the kernel for its connections";
+
+/// Time since the beginning.
+struct Clock {
+    start: Instant,
+    /// The beginning by the clock that the kernel tells times by, in nanoseconds since 1970.
+    nanos: u64,
+}
+
+impl Clock {
+    fn start() -> Clock {
+        Clock { start: Instant::now(), nanos: Clock::nanos() }
+    }
+
+    fn nanos() -> u64 {
+        // No kernel ran before 1970.
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+    }
+
+    /// Milliseconds by the clock that the kernel tells times by; no more than can be read again, should that clock be
+    /// set meanwhile.
+    fn millis(&self) -> u64 {
+        (Clock::nanos().saturating_sub(self.nanos) / 1_000_000).min(LONGEST + LONGEST / 2)
+    }
+
+    /// By how many milliseconds that clock was set since.
+    fn moved(&self) -> i64 {
+        let by_clock = Clock::nanos() as i64 - self.nanos as i64;
+        (by_clock - self.start.elapsed().as_nanos() as i64) / 1_000_000
+    }
+}
+
+fn node(wanted: Option<&str>) -> anyhow::Result<String> {
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let node = wanted.map(str::to_owned).or_else(host).map(|name| name.trim().to_owned());
+    match node.filter(|name| !name.is_empty()) {
+        Some(node) => Ok(node),
+        None => bail!("this host has no name to be known by; give --node"),
+    }
+}
+
+/// What becomes true at the first SIGINT or SIGTERM.
+fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        stopped.store(true, Ordering::Relaxed);
+    })?;
+    Ok(stop)
+}
+
+/// Says what was recorded, and what was not.
+fn tell(options: &Options, tail: &Tail, (services, endpoints): (usize, usize), size: u64) {
+    let seconds = tail.length as f64 / 1e3;
+    let why = match tail.why {
+        Why::Time => "",
+        Why::Full => ", stopped because it is as large as --max-size lets it be",
+        Why::Stopped => ", stopped early",
+    };
+    eprintln!(
+        "{}: {} connections of {services} Services with {endpoints} endpoints in {seconds:.0} s, {}{why}",
+        options.file.display(),
+        tail.connections,
+        bytes(size)
+    );
+    if tail.connections == 0 {
+        eprintln!(
+            "plimsoll: no connection was sent to an endpoint by a DNAT rule here; is this the node that clients \
+             connect through, and does --services name the right ones?"
+        );
+    }
+    if tail.losses > 0 {
+        eprintln!(
+            "plimsoll: the kernel had more to tell than could be heard, {} times; some connections are missing",
+            tail.losses
+        );
+    }
+    if tail.left_out > 0 {
+        eprintln!("plimsoll: {} connections were left out for want of room", tail.left_out);
+    }
+    if tail.clock_moved.abs() > 1000 {
+        eprintln!(
+            "plimsoll: the clock was set by {} ms meanwhile; connections are moved by as much",
+            tail.clock_moved
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_does_not_spoil_a_recording() {
+        let mut clock = Clock::start();
+        let is_moved_by = |clock: &Clock, seconds: i64| (clock.moved() / 1000 - seconds).abs() <= 1;
+        assert!(clock.millis() < LONGEST && is_moved_by(&clock, 0));
+        // Set forwards by ten days, and back by a minute.
+        let day = 86_400_000_000_000;
+        clock.nanos -= 10 * day;
+        assert!(clock.millis() == LONGEST + LONGEST / 2 && is_moved_by(&clock, 864_000));
+        clock.nanos += 10 * day + 60_000_000_000;
+        assert!(clock.millis() == 0 && is_moved_by(&clock, -60));
+    }
+
+    #[test]
+    fn sizes_and_times_are_read_within_bounds() {
+        assert_eq!((size("64KiB"), size("1GiB"), size("500kB")), (Ok(65_536), Ok(1 << 30), Ok(500_000)));
+        for wrong in ["", "64", "63KiB", "2GiB", "MiB", "-1MiB", "99999999999999999999GB", "1 MB"] {
+            assert!(size(wrong).unwrap_err().contains("64KiB to 1GiB"), "{wrong}");
+        }
+        assert_eq!(time("24h"), Ok(Span::from_secs(86_400)));
+        for wrong in ["0s", "25h", "10", ""] {
+            assert!(time(wrong).unwrap_err().contains("1s to 24h"), "{wrong}");
+        }
+    }
+}

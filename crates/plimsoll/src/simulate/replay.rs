@@ -1,0 +1,225 @@
+//! Recordings to be replayed: read, one Service chosen, merged, or listed.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use plimsoll_sim::batch::Named;
+use plimsoll_sim::recording::{self, Contents, How};
+use plimsoll_sim::replay::{self, MOST_CONNECTIONS, Part};
+
+/// The largest recording that is read, a little more than `plimsoll record` writes at most.
+const LARGEST: u64 = (1 << 30) + (1 << 20);
+/// So many Services and endpoints are told in a message.
+const MOST_TOLD: usize = 20;
+
+/// Options for a replay.
+#[derive(Debug, clap::Args)]
+pub(super) struct Recordings {
+    /// Replay recordings instead, one of each node; `plimsoll record` makes them. What really happened is a line of
+    /// its own, `as-recorded`
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "scenarios")]
+    pub(super) replay: Vec<PathBuf>,
+    /// The Service to be replayed, by its name or its address and port; needed if there are several
+    #[arg(long, value_name = "NAME", requires = "replay")]
+    service: Option<String>,
+    /// The capacity of an endpoint relative to the others, which have 1; may be given several times
+    #[arg(long, value_name = "ENDPOINT=N", requires = "replay", value_parser = capacity)]
+    capacity: Vec<(String, f64)>,
+}
+
+fn capacity(text: &str) -> Result<(String, f64), String> {
+    let parts = text.rsplit_once('=').and_then(|(name, number)| Some((name, number.parse::<f64>().ok()?)));
+    match parts {
+        Some((name, number)) if (1e-3..=1e6).contains(&number) => Ok((name.to_owned(), number)),
+        _ => Err("write an endpoint's name and a number from 0.001 to 1000000, as in `tcp/10.0.1.11:8080=2`"
+            .into()),
+    }
+}
+
+/// Reads the recordings and makes a scenario of them. What is to be kept in mind goes to the standard error.
+pub(super) fn scenario(options: &Recordings) -> anyhow::Result<Named> {
+    let service = choose(options.service.as_deref(), &services(&options.replay)?)?;
+    let mut parts = Vec::new();
+    let mut count = 0;
+    for path in &options.replay {
+        let bytes = read(path)?;
+        let mut connections = Vec::new();
+        // Whether it is whole is known by now.
+        let names = contents(path, &bytes, |_| {})?.services;
+        let number = names.iter().position(|name| *name == service).map(|number| number as u32);
+        let contents = contents(path, &bytes, |connection| {
+            if Some(connection.service) == number {
+                count += 1;
+                if count <= MOST_CONNECTIONS {
+                    connections.push(*connection);
+                }
+            }
+        })?;
+        if count > MOST_CONNECTIONS {
+            bail!(
+                "{service} has more than {MOST_CONNECTIONS} connections, too many to be replayed; record for a shorter \
+                 time"
+            );
+        }
+        parts.push(Part { name: path.display().to_string(), contents, connections });
+    }
+    let capacities: BTreeMap<String, f64> = options.capacity.iter().cloned().collect();
+    let replay = match replay::merge(&service, &parts, &capacities) {
+        Ok(replay) => replay,
+        Err(what) => bail!("cannot replay: {what}"),
+    };
+    for note in &replay.notes {
+        eprintln!("plimsoll: {note}");
+    }
+    Ok(Named { name: service, scenario: replay.scenario })
+}
+
+/// Every Service in the recordings, with its connections, those refused or not answered left out.
+fn services(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<String, u64>> {
+    let mut all = BTreeMap::new();
+    for path in paths {
+        let bytes = read(path)?;
+        let mut counts: Vec<u64> = Vec::new();
+        let contents = contents(path, &bytes, |connection| {
+            let place = connection.service as usize;
+            if counts.len() <= place {
+                counts.resize(place + 1, 0);
+            }
+            counts[place] += u64::from(connection.how != How::Unanswered);
+        })?;
+        for (name, count) in contents.services.into_iter().zip(counts.into_iter().chain(std::iter::repeat(0)))
+        {
+            *all.entry(name).or_default() += count;
+        }
+    }
+    Ok(all)
+}
+
+/// The Service that is meant, if it is clear.
+fn choose(wanted: Option<&str>, services: &BTreeMap<String, u64>) -> anyhow::Result<String> {
+    let told = || {
+        let mut by_count: Vec<_> = services.iter().collect();
+        by_count.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let told: Vec<String> = by_count
+            .iter()
+            .take(MOST_TOLD)
+            .map(|(name, count)| format!("{name} ({count} connections)"))
+            .collect();
+        let more = services.len().saturating_sub(MOST_TOLD);
+        let more = if more == 0 { String::new() } else { format!(", and {more} more, which --list tells") };
+        told.join(", ") + &more
+    };
+    // Also without the protocol or the family.
+    let fits = |name: &str, wanted: &str| {
+        name == wanted
+            || name.split_once('/').is_some_and(|(_, rest)| rest == wanted)
+            || name.rsplit_once('/').is_some_and(|(rest, _)| rest == wanted)
+    };
+    let meant: Vec<&String> = match wanted {
+        Some(wanted) if services.contains_key(wanted) => return Ok(wanted.to_owned()),
+        Some(wanted) => services.keys().filter(|name| fits(name, wanted)).collect(),
+        // One that nobody ever reached is not meant.
+        None => services.iter().filter(|(_, count)| **count > 0).map(|(name, _)| name).collect(),
+    };
+    match (&meant[..], wanted) {
+        ([one], _) => Ok((*one).clone()),
+        ([], Some(wanted)) if !services.is_empty() => {
+            bail!("there is no Service {wanted} in the recordings; there are {}", told())
+        }
+        ([], _) => bail!("nothing was recorded; was it the node that clients connect through?"),
+        (_, Some(wanted)) => bail!("{wanted} could be several Services; there are {}", told()),
+        (_, None) => bail!("the recordings hold several Services; choose one with --service: {}", told()),
+    }
+}
+
+/// Tells what is in the recordings.
+pub(super) fn list(paths: &[PathBuf]) -> anyhow::Result<()> {
+    for (number, path) in paths.iter().enumerate() {
+        let bytes = read(path)?;
+        let mut counts: BTreeMap<(u32, u32), (u64, u64, u64)> = BTreeMap::new();
+        let contents = contents(path, &bytes, |connection| {
+            let (all, open, failed) = counts.entry((connection.service, connection.endpoint)).or_default();
+            *all += u64::from(connection.how != How::Unanswered);
+            *open += u64::from(connection.how == How::Open);
+            *failed += u64::from(connection.how == How::Unanswered);
+        })?;
+        if number > 0 {
+            writeln!(std::io::stdout())?;
+        }
+        let Contents { head, services, endpoints, tail } = &contents;
+        writeln!(
+            std::io::stdout(),
+            "{}: node {}, {:.0} s, {} connections, {} losses, {} left out",
+            path.display(),
+            head.node,
+            tail.length as f64 / 1e3,
+            tail.connections,
+            tail.losses,
+            tail.left_out
+        )?;
+        let rows: Vec<Vec<String>> = counts
+            .iter()
+            .map(|((service, endpoint), (all, open, failed))| {
+                let names = [&services[*service as usize], &endpoints[*endpoint as usize]].map(Clone::clone);
+                let numbers = [all, open, failed].map(ToString::to_string);
+                names.into_iter().chain(numbers).collect()
+            })
+            .collect();
+        let names = ["SERVICE", "ENDPOINT", ">CONNECTIONS", ">OPEN AT THE END", ">UNANSWERED"];
+        crate::output::columns(&names, &rows)?;
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes))
+        .with_context(|| format!("cannot read the recording {}; is the path right?", path.display()))?;
+    if bytes.len() as u64 > LARGEST {
+        bail!("{} is larger than any recording (1 GiB)", path.display());
+    }
+    Ok(bytes)
+}
+
+fn contents(path: &Path, bytes: &[u8], each: impl FnMut(&recording::Connection)) -> anyhow::Result<Contents> {
+    match recording::read(bytes, each) {
+        Ok(contents) => Ok(contents),
+        Err(error) => bail!("the recording {}, {error}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_chosen_by_any_name_that_is_clear() {
+        let names = ["tcp/10.96.0.1:80", "udp/10.96.0.2:53", "tcp/10.96.0.2:53", "shop/web/ipv4"];
+        let services: BTreeMap<String, u64> =
+            names.into_iter().zip(1..).map(|(name, count)| (name.to_owned(), count)).collect();
+        let chosen = |wanted: &str| choose(Some(wanted), &services).map_err(|error| error.to_string());
+        assert_eq!(chosen("10.96.0.1:80").unwrap(), "tcp/10.96.0.1:80");
+        assert_eq!(chosen("shop/web").unwrap(), "shop/web/ipv4");
+        assert_eq!(chosen("udp/10.96.0.2:53").unwrap(), "udp/10.96.0.2:53");
+        assert!(chosen("10.96.0.2:53").unwrap_err().contains("several"));
+        let error = chosen("shop").unwrap_err();
+        assert!(
+            error.contains("no Service shop") && error.contains("shop/web/ipv4 (4 connections)"),
+            "{error}"
+        );
+        let error = choose(None, &services).unwrap_err().to_string();
+        assert!(error.contains("--service") && error.contains("udp/10.96.0.2:53 (2 connections)"), "{error}");
+        let one = BTreeMap::from([("a".to_owned(), 1), ("refused".to_owned(), 0)]);
+        assert_eq!(choose(None, &one).unwrap(), "a");
+        assert!(choose(None, &BTreeMap::new()).unwrap_err().to_string().contains("nothing was recorded"));
+    }
+
+    #[test]
+    fn a_capacity_has_a_name_and_a_number() {
+        assert_eq!(capacity("tcp/10.0.1.11:8080=2"), Ok(("tcp/10.0.1.11:8080".into(), 2.0)));
+        assert!(["a", "a=", "a=0", "a=x", "a=NaN"].iter().all(|text| capacity(text).is_err()));
+    }
+}

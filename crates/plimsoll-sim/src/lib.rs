@@ -25,3 +25,4 @@ pub mod trace;
 pub mod batch;
 pub mod results;
 pub mod against;
+pub mod hostile;

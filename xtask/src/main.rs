@@ -8,6 +8,7 @@ mod test;
 mod demo;
 mod bench;
 mod figures;
+mod sim;
 mod licences;
 mod fuzz;
 mod docs;
@@ -37,6 +38,7 @@ enum Command {
     Licences(licences::Arguments),
     Bench(bench::Arguments),
     Figures(figures::Arguments),
+    Sim(sim::Arguments),
     Fuzz(fuzz::Arguments),
     Docs(docs::Arguments),
     Setup(setup::Arguments),
@@ -61,6 +63,7 @@ fn command() -> Result<()> {
         Command::Licences(arguments) => licences::licences(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Figures(arguments) => figures::figures(&arguments),
+        Command::Sim(arguments) => sim::sim(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Docs(arguments) => docs::docs(&arguments),
         Command::Setup(arguments) => setup::setup(&arguments),

@@ -29,3 +29,4 @@ pub mod batch;
 pub mod replay;
 pub mod results;
 pub mod against;
+pub mod hostile;

@@ -217,7 +217,7 @@ impl Meter {
     }
 
     fn follow(&mut self, count: &Count, slots: &[f32; AGE_SLOTS], filter: &Filter, elapsed: Option<f64>) {
-        let failed = count.refused + count.unanswered;
+        let failed = count.refused.saturating_add(count.unanswered);
         let (young, middle) = by_age(count, slots, filter.horizon.as_secs_f64());
         if let Some(elapsed) = elapsed {
             let gain = gain(elapsed, filter.time_constant.as_secs_f64());
@@ -248,9 +248,9 @@ impl Meters {
         self.0.binary_search_by_key(endpoint, |meter| meter.endpoint).ok().map(|place| &mut self.0[place])
     }
 
-    /// Opened so far, at all endpoints.
+    /// Opened so far, at all endpoints; a counter that went wild must not stop the agent.
     fn opened(&self) -> u64 {
-        self.0.iter().map(|meter| meter.opened).sum()
+        self.0.iter().fold(0, |sum, meter| sum.saturating_add(meter.opened))
     }
 
     /// One meter for each count, which are sorted.

@@ -101,3 +101,17 @@ fn nonsense_and_old_samples_count_as_missing() {
     loads.expire(at(6.5));
     assert_eq!(loads.hosted_load(&endpoint(1)).unwrap().cpu, None);
 }
+
+#[test]
+fn counters_that_went_wild_are_survived() {
+    let mut loads = loads();
+    for opened in [0, u64::MAX] {
+        let wild =
+            |last| Count { refused: opened, unanswered: opened, ..count(last, 1, opened, &[u32::MAX; 16]) };
+        let sent = vec![wild(1), wild(2)];
+        let counts = Counts { sent: sent.clone(), ..counts(0.1, sent) };
+        loads.count(at(1.0 + opened.min(1) as f64), &counts, |_| {});
+    }
+    let load = loads.hosted_load(&endpoint(1)).unwrap();
+    assert!(load.young <= load.open && load.opens_per_second.is_finite(), "{load:?}");
+}

@@ -161,14 +161,21 @@ impl View {
             Some(node) if *node == self.here => Host::Here,
             Some(node) => Host::Elsewhere(node.clone()),
         };
-        let record = self.records[number].get_or_insert_with(|| Record {
-            endpoint: endpoint.id,
-            host: Host::Nobody,
-            reported: None,
-            sent_then: Sent::default(),
-            // It may have gone for a moment only.
-            sent: loads.sent_load(&endpoint.id).map(sent_of).unwrap_or_default(),
-            changes: VecDeque::new(),
+        let sending = &mut self.sending;
+        let record = self.records[number].get_or_insert_with(|| {
+            // It may have gone for a moment only. If nothing is left there, the next count does not tell of it.
+            let sent = loads.sent_load(&endpoint.id).map(sent_of);
+            if sent.is_some() && !sending.contains(&number) {
+                sending.push(number);
+            }
+            Record {
+                endpoint: endpoint.id,
+                host: Host::Nobody,
+                reported: None,
+                sent_then: Sent::default(),
+                sent: sent.unwrap_or_default(),
+                changes: VecDeque::new(),
+            }
         });
         if record.host == host && record.reported.is_some() {
             return number;

@@ -295,3 +295,22 @@ proptest! {
         prop_assert_eq!(merged(&[0, 1]), merged(&[0, 1, 0, 1, 1]));
     }
 }
+
+#[test]
+fn own_connections_that_ended_while_endpoints_changed_places_are_not_kept() {
+    let (mut view, mut loads) = (view(), loads());
+    for last in [1, 2] {
+        view.know(&endpoint(last, None), &loads);
+    }
+    sent(&mut view, &mut loads, 1.0, &[(1, 5)]);
+    // Both go and come back before the next count, each with the number that the other had.
+    view.forget(&id(2));
+    view.forget(&id(1));
+    view.know(&endpoint(2, None), &loads);
+    assert_ne!(view.number(&id(1)), view.number(&id(2)));
+    view.know(&endpoint(1, None), &loads);
+    assert_eq!(open(&view, &loads, 1.0, &[1, 2]), [5.0, 0.0], "until the next count");
+    // The dataplane counts anew, and by now there is nothing to count.
+    sent(&mut view, &mut loads, 2.0, &[]);
+    assert_eq!(open(&view, &loads, 2.0, &[1, 2]), [0.0, 0.0]);
+}

@@ -10,11 +10,11 @@ use plimsoll_core::time::Timestamp;
 const SLOTS_PER_HORIZON: u32 = 4;
 
 /// The number of the age slot in which a connection was opened; 0 if nobody counted then.
-pub(super) type Slot = u32;
+pub(crate) type Slot = u32;
 
 /// One side of the counting: the connections of hosted endpoints, or those sent from here.
 #[derive(Debug, Default)]
-pub(super) struct Side {
+pub(crate) struct Side {
     /// By endpoint index; `None`: not counted.
     tallies: Vec<Option<Box<Tally>>>,
 }
@@ -31,7 +31,7 @@ struct Tally {
 
 impl Side {
     /// Counts an endpoint from now on. `open` connections are there already.
-    pub(super) fn join(&mut self, endpoint: usize, open: u32) {
+    pub(crate) fn join(&mut self, endpoint: usize, open: u32) {
         if self.tallies.len() <= endpoint {
             self.tallies.resize(endpoint + 1, None);
         }
@@ -39,7 +39,7 @@ impl Side {
     }
 
     /// Counts it no more.
-    pub(super) fn leave(&mut self, endpoint: usize) {
+    pub(crate) fn leave(&mut self, endpoint: usize) {
         if let Some(tally) = self.tallies.get_mut(endpoint) {
             *tally = None;
         }
@@ -49,7 +49,7 @@ impl Side {
         self.tallies.get_mut(endpoint)?.as_deref_mut()
     }
 
-    pub(super) fn open(&mut self, endpoint: usize, slot: Slot) {
+    pub(crate) fn open(&mut self, endpoint: usize, slot: Slot) {
         if let Some(tally) = self.tally(endpoint) {
             tally.open += 1;
             tally.opened += 1;
@@ -59,7 +59,7 @@ impl Side {
     }
 
     /// `current` is the newest slot.
-    pub(super) fn close(&mut self, endpoint: usize, slot: Slot, current: Slot) {
+    pub(crate) fn close(&mut self, endpoint: usize, slot: Slot, current: Slot) {
         if let Some(tally) = self.tally(endpoint) {
             // Opened before it was counted, and joined since: not in the count.
             tally.open = tally.open.saturating_sub(1);
@@ -70,7 +70,7 @@ impl Side {
         }
     }
 
-    pub(super) fn refuse(&mut self, endpoint: usize) {
+    pub(crate) fn refuse(&mut self, endpoint: usize) {
         if let Some(tally) = self.tally(endpoint) {
             tally.refused += 1;
         }
@@ -109,18 +109,18 @@ impl Side {
 
 /// What a node's dataplane counts.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     slot_length: Duration,
     /// The newest slot; the first is 1.
-    pub(super) current: Slot,
+    pub(crate) current: Slot,
     /// When the live slots began, at `slot % AGE_SLOTS`.
     began: [Timestamp; AGE_SLOTS],
-    pub(super) hosted: Side,
-    pub(super) sent: Side,
+    pub(crate) hosted: Side,
+    pub(crate) sent: Side,
 }
 
 impl Ledger {
-    pub(super) fn new(horizon: Duration) -> Ledger {
+    pub(crate) fn new(horizon: Duration) -> Ledger {
         Ledger {
             slot_length: horizon / SLOTS_PER_HORIZON,
             current: 1,
@@ -131,7 +131,7 @@ impl Ledger {
     }
 
     /// What is counted now. A slot that lasted long enough ends.
-    pub(super) fn read(&mut self, now: Timestamp, id: impl Fn(usize) -> EndpointId) -> Counts {
+    pub(crate) fn read(&mut self, now: Timestamp, id: impl Fn(usize) -> EndpointId) -> Counts {
         if now.since(self.began[self.current as usize % AGE_SLOTS]) >= self.slot_length {
             self.current += 1;
             self.began[self.current as usize % AGE_SLOTS] = now;

@@ -1,7 +1,7 @@
 //! Nodes with their agents: each runs the very balancer, fed by what its dataplane counts, its signals read and the
 //! mesh brings, and its plans go into a simulated dataplane.
 
-mod ledger;
+pub(crate) mod ledger;
 mod mesh;
 mod node;
 

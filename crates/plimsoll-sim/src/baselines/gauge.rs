@@ -47,7 +47,7 @@ impl Gauge {
     /// Measures as often as the scenario's agents, and tells as late as its mesh at the latest.
     pub(super) fn new(scenario: &Scenario, dice: Dice) -> Gauge {
         Gauge {
-            interval: scenario.report_interval(),
+            interval: scenario.mesh.interval.0,
             delay: scenario.mesh.most_delay.0,
             noise: scenario.signals.as_ref().map_or(0.0, |signals| signals.noise),
             reads_cpu: scenario.signals.is_some(),

@@ -27,7 +27,7 @@ pub struct Scd {
 impl Scd {
     /// With the delay at which the scenario's nodes see each other's counts.
     pub fn new(scenario: &Scenario) -> Scd {
-        Scd { delay: (TICK + scenario.report_interval()).as_secs_f64() }
+        Scd { delay: (TICK + scenario.mesh.interval.0).as_secs_f64() }
     }
 }
 

@@ -1,0 +1,316 @@
+//! What exists: endpoints and the Services that have them, drawn at random and changed at random.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use plimsoll_core::service::{
+    Conditions, Endpoint, EndpointId, Family, Key, Mode, NodeName, Place, PolicyKind, Protocol, Service,
+    ServiceId, TrafficPolicy,
+};
+use plimsoll_core::time::Timestamp;
+
+use crate::dice::Dice;
+
+/// The most nodes that host endpoints.
+pub(super) const MOST_NODES: usize = 20;
+/// The most endpoints.
+const MOST_ENDPOINTS: usize = 200;
+/// The most Services.
+const MOST_SERVICES: usize = 6;
+/// The address of the first endpoint; the others follow it.
+const FIRST_ADDRESS: u32 = 0x0a01_0000;
+/// The zones nodes are in.
+const ZONES: [&str; 2] = ["north", "south"];
+/// Capacities as people state them, and as nobody should.
+const CAPACITIES: [f64; 12] = [0.5, 1.0, 1.0, 2.0, 4.0, 64.0, 0.0, -1.0, f64::NAN, f64::INFINITY, 1e-9, 1e15];
+
+/// What goes wrong with the connections of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failing {
+    /// It refuses them.
+    Refuses,
+    /// It closes them at once.
+    Closes,
+}
+
+/// What is read of an endpoint's CPU and pressure instead of the truth.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Misreading {
+    /// Nothing at all.
+    Silent,
+    /// Samples without figures.
+    Missing,
+    /// Always this.
+    Constant(f64),
+}
+
+/// One endpoint.
+#[derive(Clone, Debug)]
+pub(super) struct Site {
+    /// The node that hosts it; `None`: no agent does.
+    pub(super) host: Option<usize>,
+    pub(super) capacity: Option<f64>,
+    pub(super) conditions: Conditions,
+    pub(super) zones: Vec<Arc<str>>,
+    pub(super) failing: Option<(Failing, Timestamp)>,
+    pub(super) misreading: Option<(Misreading, Timestamp)>,
+}
+
+impl Site {
+    pub(super) fn failing(&self, now: Timestamp) -> Option<Failing> {
+        self.failing.filter(|(_, until)| now < *until).map(|(how, _)| how)
+    }
+
+    pub(super) fn misreading(&self, now: Timestamp) -> Option<Misreading> {
+        self.misreading.filter(|(_, until)| now < *until).map(|(how, _)| how)
+    }
+}
+
+/// One Service.
+#[derive(Clone, Debug)]
+struct Offer {
+    is_there: bool,
+    members: BTreeSet<usize>,
+    /// Without its endpoints.
+    service: Service,
+    /// As the discovery tells of it now.
+    told: Option<Arc<Service>>,
+}
+
+impl Offer {
+    /// A Service without endpoints yet.
+    fn draw(number: usize, dice: &mut Dice) -> Offer {
+        // Some keys are claimed by two Services.
+        let claimed = if dice.below(8) == 0 { 0 } else { number };
+        let key = |place| Key { place, port: 80, protocol: Protocol::Tcp };
+        let mut keys = vec![key(Place::Internal(Ipv4Addr::new(10, 96, 0, claimed as u8).into()))];
+        if dice.below(3) == 0 {
+            keys.push(key(Place::External(Ipv4Addr::new(192, 0, 2, number as u8).into())));
+        }
+        let traffic = |roll| if roll == 0 { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+        let policy = [
+            None,
+            None,
+            None,
+            Some(PolicyKind::Waterline),
+            Some(PolicyKind::LvsFeedback),
+            Some(PolicyKind::Equal),
+            Some(PolicyKind::Static),
+        ][dice.below(7)];
+        let service = Service {
+            id: ServiceId { name: format!("s{number}").into(), port: "".into(), family: Family::V4 },
+            protocol: Protocol::Tcp,
+            keys,
+            internal_policy: traffic(dice.below(8)),
+            external_policy: traffic(dice.below(8)),
+            affinity: (dice.below(8) == 0).then_some(Duration::from_mins(1)),
+            mode: if dice.below(12) == 0 { Mode::Observe } else { Mode::Enabled },
+            policy,
+            slow_start: Duration::from_secs(if dice.below(6) == 0 { 5 } else { 0 }),
+            endpoints: Vec::new(),
+        };
+        Offer { is_there: dice.below(8) > 0, members: BTreeSet::new(), service, told: None }
+    }
+}
+
+/// What exists.
+#[derive(Clone, Debug)]
+pub(super) struct Population {
+    pub(super) nodes: usize,
+    pub(super) sites: Vec<Site>,
+    offers: Vec<Offer>,
+    /// Which of [`CAPACITIES`] are drawn; none: nobody states any.
+    capacities: Option<usize>,
+    /// The part of endpoints without an agent.
+    outside: f64,
+    with_zones: bool,
+}
+
+/// Who an endpoint is.
+pub(super) fn id(site: usize) -> EndpointId {
+    let address = IpAddr::V4(Ipv4Addr::from_bits(FIRST_ADDRESS + site as u32));
+    EndpointId { address, port: 8080, protocol: Protocol::Tcp }
+}
+
+/// Which endpoint that is.
+pub(super) fn site(id: &EndpointId) -> usize {
+    match id.address {
+        IpAddr::V4(address) => (address.to_bits() - FIRST_ADDRESS) as usize,
+        IpAddr::V6(_) => unreachable!("all addresses are made by `id`"),
+    }
+}
+
+/// What a node is called. The last one hosts nothing.
+pub(super) fn node_name(node: usize) -> NodeName {
+    NodeName::new(&format!("n{node:02}"))
+}
+
+/// The zone a node is in.
+pub(super) fn zone(node: usize) -> Arc<str> {
+    ZONES[node % ZONES.len()].into()
+}
+
+/// A number from 1 to `most`; large ones, which take long, more seldom than small ones.
+fn spread(dice: &mut Dice, most: usize) -> usize {
+    let unit = dice.unit();
+    (libm::exp(unit * libm::sqrt(unit) * libm::log(most as f64 + 1.0)) as usize).clamp(1, most)
+}
+
+impl Population {
+    pub(super) fn new(dice: &mut Dice) -> Population {
+        let capacities = match dice.below(5) {
+            0 => None,
+            1 => Some(1),
+            2 | 3 => Some(6),
+            _ => Some(CAPACITIES.len()),
+        };
+        let mut population = Population {
+            nodes: spread(dice, MOST_NODES),
+            sites: Vec::new(),
+            offers: Vec::new(),
+            capacities,
+            outside: [0.0, 0.0, 0.2, 1.0][dice.below(4)],
+            with_zones: dice.below(4) == 0,
+        };
+        for _ in 0..spread(dice, MOST_ENDPOINTS) {
+            let site = population.draw_site(dice);
+            population.sites.push(site);
+        }
+        for number in 0..spread(dice, MOST_SERVICES) {
+            let offer = Offer::draw(number, dice);
+            population.offers.push(offer);
+        }
+        for number in 0..population.offers.len() {
+            population.redraw_members(number, dice);
+            population.describe(number);
+        }
+        population
+    }
+
+    fn draw_site(&self, dice: &mut Dice) -> Site {
+        let capacity = self.capacities.map(|kinds| CAPACITIES[dice.below(kinds)]);
+        let is_outside = dice.unit() < self.outside;
+        let zones = if self.with_zones { vec![zone(dice.below(ZONES.len()))] } else { Vec::new() };
+        Site {
+            host: (!is_outside).then(|| dice.below(self.nodes)),
+            capacity,
+            conditions: Conditions::default(),
+            zones,
+            failing: None,
+            misreading: None,
+        }
+    }
+
+    fn redraw_members(&mut self, number: usize, dice: &mut Dice) {
+        let part = if self.offers.len() == 1 { 1.0 } else { dice.between(0.1, 1.0) };
+        let members = (0..self.sites.len()).filter(|_| dice.unit() < part);
+        self.offers[number].members = members.collect();
+    }
+
+    /// Writes a Service down as the discovery tells of it.
+    fn describe(&mut self, number: usize) {
+        let offer = &self.offers[number];
+        let told = offer.is_there.then(|| {
+            let endpoints = offer.members.iter().map(|&index| {
+                let site = &self.sites[index];
+                Endpoint {
+                    id: id(index),
+                    node: site.host.map(node_name),
+                    capacity: site.capacity,
+                    conditions: site.conditions,
+                    for_zones: site.zones.clone(),
+                    for_nodes: Vec::new(),
+                }
+            });
+            Arc::new(Service { endpoints: endpoints.collect(), ..offer.service.clone() })
+        });
+        self.offers[number].told = told;
+    }
+
+    fn describe_users(&mut self, site: usize) {
+        for number in 0..self.offers.len() {
+            if self.offers[number].members.contains(&site) {
+                self.describe(number);
+            }
+        }
+    }
+
+    /// Every Service there is or may be, by number.
+    pub(super) fn told(&self) -> impl Iterator<Item = Option<&Arc<Service>>> {
+        self.offers.iter().map(|offer| offer.told.as_ref())
+    }
+
+    /// How many Services there are or may be.
+    pub(super) fn len(&self) -> usize {
+        self.offers.len()
+    }
+
+    /// Changes something; what it was.
+    pub(super) fn change(&mut self, dice: &mut Dice) -> String {
+        let site = dice.below(self.sites.len());
+        let number = dice.below(self.offers.len());
+        match dice.below(9) {
+            // An endpoint flaps.
+            0 | 1 => {
+                let ready = !self.sites[site].conditions.ready;
+                let serving = ready || dice.below(2) == 0;
+                let terminating = !ready && dice.below(2) == 0;
+                self.sites[site].conditions = Conditions { ready, serving, terminating };
+                self.describe_users(site);
+                format!("{} is {:?}", id(site), self.sites[site].conditions)
+            }
+            2 | 3 => {
+                let members = &mut self.offers[number].members;
+                let went = members.remove(&site);
+                if !went {
+                    members.insert(site);
+                }
+                self.describe(number);
+                format!("{} {} s{number}", id(site), if went { "leaves" } else { "joins" })
+            }
+            4 => {
+                self.sites[site].host = (dice.below(4) > 0).then(|| dice.below(self.nodes));
+                self.describe_users(site);
+                format!("{} moves to {:?}", id(site), self.sites[site].host.map(node_name))
+            }
+            5 => {
+                let offer = &mut self.offers[number];
+                offer.is_there = !offer.is_there;
+                let verb = if offer.is_there { "comes" } else { "goes" };
+                self.describe(number);
+                format!("s{number} {verb}")
+            }
+            6 => {
+                self.redraw_members(number, dice);
+                self.describe(number);
+                format!("s{number} has {} other endpoints", self.offers[number].members.len())
+            }
+            7 => {
+                let drawn = self.draw_site(dice);
+                self.sites[site].capacity = drawn.capacity;
+                self.describe_users(site);
+                format!("{} has capacity {:?}", id(site), drawn.capacity)
+            }
+            _ => {
+                let Offer { is_there, members, .. } = self.offers[number].clone();
+                self.offers[number] = Offer { is_there, members, ..Offer::draw(number, dice) };
+                self.describe(number);
+                format!("s{number} is described anew")
+            }
+        }
+    }
+
+    /// Makes every endpoint ready again, and every Service come.
+    pub(super) fn mend(&mut self) {
+        for site in &mut self.sites {
+            site.conditions = Conditions::default();
+            (site.failing, site.misreading) = (None, None);
+        }
+        for number in 0..self.offers.len() {
+            self.offers[number].is_there = true;
+            self.describe(number);
+        }
+    }
+}

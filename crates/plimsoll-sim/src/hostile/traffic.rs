@@ -1,0 +1,106 @@
+//! Clients: connections open and close, sent by a node's kernel or, where its leases ran out, by the proxy below.
+
+use std::time::Duration;
+
+use plimsoll_core::table::Weighted;
+
+use crate::agents::ledger::Slot;
+use crate::dice::Dice;
+
+use super::agenda::Due;
+use super::population::{Failing, site};
+use super::world::{Phase, World};
+
+/// An open connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    pub(super) node: usize,
+    site: usize,
+    /// The age slot it was opened in, and in which incarnation of the counting node: by the sender and by the host.
+    sent: (u32, Slot),
+    hosted: Option<(usize, u32, Slot)>,
+}
+
+impl World<'_> {
+    /// A client connects through a node.
+    pub(super) fn open(&mut self, node: usize) {
+        if self.phase >= Phase::Quiet {
+            return;
+        }
+        let next = Duration::from_secs_f64(self.dice.traffic.exponential(1.0 / self.rate));
+        self.add(self.now + next, Due::Open(node));
+        let Some(site) = self.choose(node) else { return };
+        let failing = self.population.sites[site].failing(self.now);
+        for it in &mut self.nodes {
+            match failing {
+                Some(Failing::Refuses) => it.ledger.hosted.refuse(site),
+                _ => it.ledger.hosted.open(site, it.ledger.current),
+            }
+        }
+        let sender = &mut self.nodes[node];
+        if failing == Some(Failing::Refuses) {
+            sender.ledger.sent.refuse(site);
+            return;
+        }
+        sender.ledger.sent.open(site, sender.ledger.current);
+        let sent = (sender.incarnation, sender.ledger.current);
+        let hosted = self.population.sites[site].host.map(|host| {
+            let host_node = &self.nodes[host];
+            (host, host_node.incarnation, host_node.ledger.current)
+        });
+        self.open[node][site] += 1;
+        let place = self.free.pop().unwrap_or(self.links.len());
+        if place == self.links.len() {
+            self.links.push(None);
+        }
+        self.links[place] = Some(Link { node, site, sent, hosted });
+        let life = if failing.is_some() { 1e-4 } else { self.dice.traffic.exponential(self.life) };
+        self.add(self.now + Duration::from_secs_f64(life), Due::Close(place));
+    }
+
+    /// Whom the node's kernel sends a new connection to: by its weights, or as the proxy below does.
+    fn choose(&mut self, node: usize) -> Option<usize> {
+        let service = self.dice.traffic.below(self.population.len());
+        let service = self.population.told().nth(service)??.clone();
+        let now = self.nodes[node].clock.read(self.now);
+        let dice = &mut self.dice.traffic;
+        if let Some(table) = self.nodes[node].kernel.table(now, &service.id) {
+            return weighted(&table.cluster, dice);
+        }
+        let ready: Vec<usize> = service
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.conditions.ready)
+            .map(|endpoint| site(&endpoint.id))
+            .collect();
+        (!ready.is_empty()).then(|| ready[dice.below(ready.len())])
+    }
+
+    pub(super) fn close(&mut self, place: usize) {
+        let Some(link) = self.links[place].take() else { return };
+        self.free.push(place);
+        self.open[link.node][link.site] -= 1;
+        for (number, it) in self.nodes.iter_mut().enumerate() {
+            let opened_in = match link.hosted {
+                Some((host, incarnation, slot)) if (host, incarnation) == (number, it.incarnation) => slot,
+                _ => 0,
+            };
+            it.ledger.hosted.close(link.site, opened_in, it.ledger.current);
+        }
+        let sender = &mut self.nodes[link.node];
+        let opened_in = if link.sent.0 == sender.incarnation { link.sent.1 } else { 0 };
+        sender.ledger.sent.close(link.site, opened_in, sender.ledger.current);
+    }
+}
+
+/// One of a list, with a chance in proportion to its weight.
+fn weighted(list: &[Weighted], dice: &mut Dice) -> Option<usize> {
+    let sums: Vec<f64> = list
+        .iter()
+        .scan(0.0, |sum, one| {
+            *sum += f64::from(one.weight);
+            Some(*sum)
+        })
+        .collect();
+    (!list.is_empty()).then(|| site(&list[dice.weighted(&sums)].endpoint))
+}

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use plimsoll_core::selection::aperture;
-use plimsoll_core::selection::edf::{Order, Parameters, count_correction};
+use plimsoll_core::selection::edf::{Order, Parameters, count_correction, no_fewer_than_fair};
 use plimsoll_core::selection::excess::Bucket;
 use plimsoll_core::time::Timestamp;
 
@@ -166,6 +166,9 @@ impl Selection for Edf {
                 young.len()
             });
             self.young_counts.push(count as f64);
+        }
+        if !self.with_load {
+            no_fewer_than_fair(&mut self.young_counts, &self.shares);
         }
         self.correct(own);
         let usual = !self.with_load || self.bucket.takes(now, self.rate());

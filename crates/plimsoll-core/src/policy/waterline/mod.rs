@@ -165,9 +165,7 @@ impl Policy for Waterline {
         }
         let horizon = figure(group.horizon).unwrap_or(0.0).max(0.1);
         self.survival.observe(ages, horizon, elapsed);
-        if load {
-            self.traffic.observe(&self.vessels, elapsed);
-        }
+        self.traffic.observe(&self.vessels, elapsed);
 
         let situation = Situation {
             young_survive: self.survival.of_young(),

@@ -4,7 +4,8 @@
 //! With the parts `u`, `f` and `g` that an endpoint has of the group's CPU, of the new connections and of the old ones,
 //! `u = phi f + (1 - phi) g` but for noise. Shares move the new connections about, so `f - g` differs between endpoints
 //! and over time, and least squares of `u - g` over `f - g` tell `phi`. Noise in `g` draws the result towards 1, the
-//! safe side.
+//! safe side; chance in `f` does not draw it towards 0 as long as CPU and rates are filtered alike, since CPU follows
+//! the connections that really came.
 
 use super::fill::Vessel;
 
@@ -42,7 +43,8 @@ impl Traffic {
         if cpu <= 0.0 || opens <= 0.0 || old <= 0.0 {
             return;
         }
-        let weight = elapsed * vessels.len() as f64;
+        // As much as is forgotten: one look after a long pause says no more than one.
+        let weight = SECONDS * (1.0 - keep) * vessels.len() as f64;
         for vessel in vessels.iter().filter(|vessel| !vessel.cpu_guessed) {
             let stays = (vessel.open - vessel.young) / old;
             let moved = vessel.opens / opens - stays;
@@ -87,6 +89,20 @@ mod tests {
             let learned = learned(phi, 20.0);
             assert!((learned - phi).abs() < 0.1, "{learned} is not {phi}");
         }
+    }
+
+    #[test]
+    fn one_look_after_a_long_pause_does_not_outweigh_the_rest() {
+        let mut traffic = Traffic::default();
+        let vessel = |opens, open, cpu| Vessel { opens, open, cpu, ..Vessel::default() };
+        let follows_old = [vessel(9.0, 1.0, 1.0), vessel(1.0, 9.0, 9.0)];
+        traffic.observe(&follows_old, 3600.0);
+        let after_a_pause = traffic.of_young();
+        (0..200).for_each(|_| traffic.observe(&follows_old, 0.5));
+        assert!(traffic.of_young() <= after_a_pause, "{} {after_a_pause}", traffic.of_young());
+        let follows_new = [vessel(9.0, 1.0, 9.0), vessel(1.0, 9.0, 1.0)];
+        (0..100).for_each(|_| traffic.observe(&follows_new, 0.5));
+        assert!(traffic.of_young() > 0.9, "{}", traffic.of_young());
     }
 
     #[test]

@@ -57,7 +57,11 @@ pub(super) fn follow(parameters: &Parameters, capacity: f64, usage: Usage, gain:
                 }
             }
         } else {
+            // Idle, it shows nothing: and one that was once thought too small would be kept idle by that.
             c = towards_nominal(c);
+            if !trusted && c < nominal {
+                c += gain / 2.0 * (nominal - c);
+            }
         }
         if pressure > 0.2 && cpu > 0.01 * nominal {
             c = c.min(cpu / pressure);

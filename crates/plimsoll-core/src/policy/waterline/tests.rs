@@ -175,6 +175,20 @@ fn golden_e_capacity_from_pressure() {
     }
 }
 
+#[test]
+fn who_was_thought_too_small_is_not_kept_idle_by_that() {
+    let gain = 1.0 - libm::exp(-0.5 / 5.0);
+    let after = |trusted, start| {
+        let usage = Usage { cpu: 0.001, pressure: Some(0.0), nominal: 4.0, trusted };
+        (0..120).fold(start, |c, _| follow(&Parameters::default(), c, usage, gain))
+    };
+    for trusted in [false, true] {
+        let c = after(trusted, 0.2);
+        assert!(c > 3.9, "{c} a minute later, trusted: {trusted}");
+    }
+    assert_eq!(after(false, 16.0), 16.0, "what it once showed is not forgotten for a guess");
+}
+
 /// The capacity by bisection, straight from the formula.
 fn bisected(cpu: f64, pressure: f64) -> f64 {
     let (mut low, mut high) = (cpu.max(1e-6), (cpu / pressure).max(1.0001 * cpu));

@@ -100,6 +100,8 @@ pub struct Trial {
     pub about: String,
     /// How many events balancers took in.
     pub steps: u64,
+    /// How many shares were held against others or against what is fair, once all was quiet.
+    pub compared: u64,
     /// The rule that was broken; the run ended there.
     pub breach: Option<Breach>,
     /// The last events, as many as were asked for.
@@ -117,6 +119,7 @@ pub struct Progress {
     passed: AtomicU64,
     failed: AtomicU64,
     steps: AtomicU64,
+    compared: AtomicU64,
 }
 
 impl Progress {
@@ -128,6 +131,11 @@ impl Progress {
     /// Seeds that did not.
     pub fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Shares that were held against others or against what is fair, over all seeds.
+    pub fn compared(&self) -> u64 {
+        self.compared.load(Ordering::Relaxed)
     }
 
     /// Events that balancers took in, over all seeds.
@@ -153,6 +161,7 @@ pub fn run_all(
             }
             let trial = run(seed, 0, make);
             progress.steps.fetch_add(trial.steps, Ordering::Relaxed);
+            progress.compared.fetch_add(trial.compared, Ordering::Relaxed);
             if trial.breach.is_some() {
                 progress.failed.fetch_add(1, Ordering::Relaxed);
                 failed(&trial);

@@ -1,7 +1,6 @@
 //! One node: its balancer, its clock and its dataplane, and what has to hold after each event it takes in.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,8 +161,7 @@ impl Node {
         let takes_counts = matches!(event, Event::Counts(_));
         agent.prepare(now, &event, &self.parameters)?;
         let twin_event = agent.twin.is_some().then(|| event.clone());
-        let commands = catch_unwind(AssertUnwindSafe(|| agent.subject.on(now, event)));
-        let commands = commands.map_err(|panic| (Rule::NoPanic, words(&*panic)))?;
+        let commands = agent.subject.on(now, event);
         if let (Some(twin), Some(event), Some(ahead)) = (&mut agent.twin, twin_event, self.twin_ahead) {
             let others = twin.on(now + ahead, event);
             if !checks::alike(&commands, &others) {
@@ -334,10 +332,4 @@ impl Agent {
         }
         Ok(())
     }
-}
-
-/// What a panic says.
-fn words(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word").to_owned()
 }

@@ -15,17 +15,20 @@ use super::population::{Population, site};
 const FAIR_WITHIN: f64 = 0.25;
 /// How far the shares of two nodes may be apart, for the same reasons.
 const ALIKE_WITHIN: f64 = 0.3;
+/// The least share of the law and the guard, relative to the capacity share.
+const FLOOR: f64 = 0.02;
 /// One step of the weights, at most.
 const STEP: f64 = 1.0 / 4096.0;
 
-/// Whether all nodes that have no past with a Service give its endpoints the same shares. What nodes learned of
+/// Whether all nodes that have no past with a Service give its endpoints the same shares; how many were compared. What nodes learned of
 /// capacities and of weights that worked is theirs alone, so only what follows from the view is compared.
 pub(super) fn alike(
     nodes: &mut [Node],
     world: Timestamp,
     population: &Population,
     with_load: bool,
-) -> Result<(), (usize, Broken)> {
+) -> Result<u64, (usize, Broken)> {
+    let mut compared = 0;
     for service in population.told().flatten() {
         // By the list, which hints may make another one: who it was first seen on, and the shares there.
         let mut first: BTreeMap<Vec<EndpointId>, (String, Vec<f64>)> = BTreeMap::new();
@@ -46,6 +49,7 @@ pub(super) fn alike(
             let small = 0.2 / list.len().max(1) as f64;
             let (other, others) =
                 first.entry(list.clone()).or_insert_with(|| (node.name.to_string(), shares.clone()));
+            compared += list.len() as u64;
             for ((endpoint, a), b) in list.iter().zip(&shares).zip(others.iter()) {
                 if (a - b).abs() > ALIKE_WITHIN * a.max(*b).max(small) + STEP {
                     let found = format!("{}: {endpoint} has {a} here and {b} on {other}", service.id);
@@ -54,7 +58,7 @@ pub(super) fn alike(
             }
         }
     }
-    Ok(())
+    Ok(compared)
 }
 
 /// Whether every node knows how many connections are open at every endpoint.
@@ -88,13 +92,16 @@ pub(super) fn counts(
     Ok(())
 }
 
-/// Whether a node that heard nothing for long, and has no connections of its own, gives capacity shares.
+/// Whether a node that heard nothing for long, and has no connections of its own, gives capacity shares; and where
+/// what it learned, or the law's half a connection for everybody, may move them: whether nobody has less than the
+/// floor. How many endpoints were compared.
 pub(super) fn fair(
     node: &mut Node,
     world: Timestamp,
     population: &Population,
     with_load: bool,
-) -> Result<(), Broken> {
+) -> Result<u64, Broken> {
+    let mut compared = 0;
     let now = node.clock.read(world);
     let Some(subject) = node.subject() else { return Err((Rule::Fair, "its agent does not run".into())) };
     if let Some(known) = subject.nodes(now).first() {
@@ -109,10 +116,9 @@ pub(super) fn fair(
         let held = |limit| matches!(limit, Some(Limit::Failing | Limit::Recovering | Limit::Frozen));
         let is_equal = explanation.policy == PolicyKind::Equal;
         let is_skewed = with_load && explanation.policy == PolicyKind::Waterline;
-        // What was learned of capacities stays, and this policy's weights stay where they are.
+        let floor_only = is_skewed || (explanation.policy == PolicyKind::Waterline && !is_even);
+        // This policy's weights stay where they are, and what the guard holds back is below its part.
         if explanation.policy == PolicyKind::LvsFeedback
-            || is_skewed
-            || (explanation.policy == PolicyKind::Waterline && !is_even)
             || explanation.endpoints.iter().any(|endpoint| held(endpoint.limit))
         {
             continue;
@@ -123,12 +129,18 @@ pub(super) fn fair(
             let fair = if is_equal { 1.0 } else { capacity } / sum;
             let share = endpoint.share.unwrap_or(0.0);
             // A share below one step of the weights is one step.
-            if (share - fair).abs() > FAIR_WITHIN * fair.max(0.2 / cluster.len() as f64) + STEP {
+            compared += 1;
+            // What CPU taught is a capacity from a twentieth of the stated one up to any other.
+            let least = if is_skewed { 0.0 } else { FLOOR * fair };
+            let is_starved = share <= 0.0 || share + STEP < (1.0 - FAIR_WITHIN) * least;
+            let is_off = !floor_only
+                && (share - fair).abs() > FAIR_WITHIN * fair.max(0.2 / cluster.len() as f64) + STEP;
+            if is_starved || is_off {
                 let found =
                     format!("{}: {} has {share} and its part is {fair}", service.id, endpoint.endpoint);
                 return Err((Rule::Fair, found));
             }
         }
     }
-    Ok(())
+    Ok(compared)
 }

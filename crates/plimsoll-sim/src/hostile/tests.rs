@@ -24,6 +24,7 @@ fn the_balancer_keeps_all_rules() {
     assert_eq!(*broken.lock().unwrap(), [], "run `cargo xtask sim --seed` with the first number");
     assert_eq!((progress.passed(), progress.failed()), (SEEDS.end - SEEDS.start, 0));
     assert!(progress.steps() > 100_000, "{} steps", progress.steps());
+    assert!(progress.compared() > 2_000, "{} shares", progress.compared());
 }
 
 #[test]

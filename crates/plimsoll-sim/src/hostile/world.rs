@@ -1,6 +1,7 @@
 //! The world of a hostile run: nodes, what exists, connections, reports, and the order in which things happen.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::dice::Dice;
 use crate::queue::Queue;
 
 use super::agenda::Due;
-use super::checks::Broken;
+use super::checks::{Broken, Rule};
 use super::faults::Trouble;
 use super::node::Node;
 use super::population::Population;
@@ -62,6 +63,8 @@ pub(super) struct World<'a> {
     pub(super) now: Timestamp,
     pub(super) phase: Phase,
     pub(super) steps: u64,
+    /// Shares held against others.
+    compared: u64,
     pub(super) dice: Streams,
     pub(super) queue: Queue,
     pub(super) parameters: Parameters,
@@ -118,6 +121,7 @@ impl<'a> World<'a> {
             now: Timestamp::ZERO,
             phase: Phase::Storm,
             steps: 0,
+            compared: 0,
             parameters,
             nodes,
             post,
@@ -176,8 +180,15 @@ impl<'a> World<'a> {
         let mut breach = None;
         while let Some((at, entry)) = self.queue.take() {
             self.now = at;
-            if let Err((node, (rule, found))) = self.happen(Due::unpack(entry)) {
-                let node = self.nodes[node].name.to_string();
+            let happened = catch_unwind(AssertUnwindSafe(|| self.happen(Due::unpack(entry))));
+            let broken = match happened {
+                Ok(happened) => {
+                    happened.err().map(|(node, broken)| (self.nodes[node].name.to_string(), broken))
+                }
+                // The journal tells on which.
+                Err(panic) => Some(("a node".to_owned(), (Rule::NoPanic, words(&*panic)))),
+            };
+            if let Some((node, (rule, found))) = broken {
                 breach = Some(Breach { rule, node, step: self.steps, at, found });
                 break;
             }
@@ -189,6 +200,7 @@ impl<'a> World<'a> {
             seed: self.seed,
             about: self.about(),
             steps: self.steps,
+            compared: self.compared,
             breach,
             journal: self.journal.into(),
         }
@@ -408,7 +420,7 @@ impl<'a> World<'a> {
             }
             Phase::Anew => {
                 self.phase = Phase::Alone;
-                settled::alike(&mut self.nodes, self.now, &self.population, self.with_load)?;
+                self.compared += settled::alike(&mut self.nodes, self.now, &self.population, self.with_load)?;
                 for node in 0..observer {
                     self.kill(node);
                 }
@@ -422,13 +434,20 @@ impl<'a> World<'a> {
                 self.rewake(observer);
             }
             Phase::Later => {
-                settled::fair(&mut self.nodes[observer], self.now, &self.population, self.with_load)
-                    .map_err(|broken| (observer, broken))?;
+                let fair =
+                    settled::fair(&mut self.nodes[observer], self.now, &self.population, self.with_load);
+                self.compared += fair.map_err(|broken| (observer, broken))?;
             }
         }
         self.note(|world| format!("now it is {:?}", world.phase));
         Ok(())
     }
+}
+
+/// What a panic says.
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word").to_owned()
 }
 
 fn seconds(at: Timestamp) -> f64 {

@@ -58,7 +58,8 @@ pub struct Life {
     /// When its first packet passed, in nanoseconds since 1970 by this machine's clock; `None` for connections older
     /// than the kernel's taking note of it.
     pub began: Option<u64>,
-    /// Its end; `None` while it is open, or has been closed by one side alone.
+    /// Its end; `None` while it is open, or has been closed by one side alone. Nobody closes UDP: what a look tells of
+    /// an answered one is its last packet so far.
     pub end: Option<End>,
 }
 
@@ -124,7 +125,8 @@ impl Lives {
     }
 
     /// Shows every translated connection that the kernel still knows, some of them twice if it has to look twice.
-    /// Closed ones whose entry stays for a while have an end. About 2 us for each, and 0.3 us for each other entry.
+    /// Closed ones whose entry stays for a while have an end, and so has UDP: its last packet so far. What is left of a
+    /// timeout is told in whole seconds, rounded down, so such an end may be a second too early. About 2 us for each, and 0.3 us for each other entry.
     pub fn look(&mut self, mut each: impl FnMut(&Life)) -> Result<(), Error> {
         let filter = Filter { translated: true, ..Filter::default() };
         let timeouts = self.timeouts;
@@ -297,8 +299,12 @@ impl Noted {
 
     /// The life of a connection whose entry is there.
     fn present(&self, timeouts: &Timeouts, now: u64) -> Life {
-        let is_over = matches!(self.tcp, Some(TIME_WAIT | CLOSE)) || self.how() == How::Unanswered;
-        let end = is_over.then(|| self.ended(timeouts, now).end).flatten();
+        let how = match self.how() {
+            How::Unanswered => Some(How::Unanswered),
+            _ if self.entry.protocol == Protocol::Udp.number() => Some(How::Silent),
+            how => matches!(self.tcp, Some(TIME_WAIT | CLOSE)).then_some(how),
+        };
+        let end = how.zip(self.ended(timeouts, now).end).map(|(how, end)| End { how, ..end });
         Life { entry: self.entry, began: self.began, end }
     }
 
@@ -431,5 +437,11 @@ mod tests {
         let end_at = time_wait.present(&TIMEOUTS, 2000 * NANOS).end.unwrap();
         assert_eq!((end_at.at / NANOS, end_at.how), (1980, How::Finished));
         assert_eq!((end(3, 432_000), end(5, 60)), (None, None));
+        let mut udp = noted(None, Some(70 * NANOS), (1000, 0));
+        (udp.stopped, udp.entry.protocol) = (None, Protocol::Udp.number());
+        let end_at = udp.present(&TIMEOUTS, 2000 * NANOS).end.unwrap();
+        assert_eq!((end_at.at / NANOS, end_at.how), (1950, How::Silent), "nobody closes UDP");
+        udp.entry.status = 0;
+        assert_eq!(udp.present(&TIMEOUTS, 2000 * NANOS).end.unwrap().how, How::Unanswered);
     }
 }

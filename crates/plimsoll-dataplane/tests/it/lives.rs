@@ -165,6 +165,12 @@ fn datagrams_end_with_the_last_of_them() {
         socket.recv(&mut buffer).unwrap();
     }
     let after = now();
+    // It is there still; what is left of its time is told in whole seconds.
+    let mut looked = Vec::new();
+    lives.look(|life| looked.push(*life)).unwrap();
+    let last = looked[0].end.unwrap();
+    assert_eq!((looked.len(), last.how), (1, How::Silent));
+    assert!((before - 1_000_000_000 - TICKS..=after + TICKS).contains(&last.at), "{last:?} {before} {after}");
     let mut heard = Vec::new();
     let ended = eventually(SOON, || {
         lives.look(|_| {}).unwrap();

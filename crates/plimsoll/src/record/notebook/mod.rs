@@ -15,11 +15,14 @@ use plimsoll_sim::recording::{Connection, How, Writer};
 
 use super::names::{Endpoints, Services};
 
-/// So many connections that were open before are remembered; about 50 bytes each.
+/// So many connections that were open before are remembered; about 70 bytes each.
 const MOST_BEFORE: usize = 1 << 20;
 /// What the end of a recording takes.
 const RESERVED: u64 = 256;
 const NANOS_PER_MILLI: i64 = 1_000_000;
+/// Nobody closes UDP: who was silent for so many milliseconds at the end is taken to have ended. Looks may tell the
+/// last packet a second too early.
+const SILENCE: i64 = 2_000;
 
 /// A connection that was open before.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +32,15 @@ struct Before {
     began: Option<i64>,
     /// When it was seen last, in milliseconds after the beginning.
     seen: i64,
+    /// When the last packet of a UDP connection passed, as far as looks told.
+    silent: Option<i64>,
+}
+
+impl Before {
+    /// What a look told of its last packet, if it did: never a time after it, so the latest is the best.
+    fn listen(&mut self, silent: Option<i64>) {
+        self.silent = self.silent.max(silent);
+    }
 }
 
 /// Notes connections.
@@ -95,11 +107,14 @@ impl Notebook {
 
     /// A connection that is there when the recording begins.
     pub(super) fn meet(&mut self, life: &Life) {
-        let is_over = life.end.is_some_and(|end| end.how != Ended::Unanswered);
-        let Some((service, endpoint)) = self.numbers(&life.entry).filter(|_| !is_over) else { return };
+        if is_over(life) {
+            return;
+        }
+        let Some((service, endpoint)) = self.numbers(&life.entry) else { return };
         let began = life.began.map(|began| self.millis(began));
         if self.before.len() < MOST_BEFORE {
-            self.before.insert(self.key(&life.entry), Before { service, endpoint, began, seen: 0 });
+            let silent = self.silent(life);
+            self.before.insert(self.key(&life.entry), Before { service, endpoint, began, seen: 0, silent });
         } else {
             self.left_out += 1;
         }
@@ -123,11 +138,12 @@ impl Notebook {
     /// A connection seen between beginning and end, at so many milliseconds: is it one of those that were open
     /// before, and did it end?
     pub(super) fn see(&mut self, now: u64, life: &Life) {
-        let key = self.key(&life.entry);
+        let (key, silent) = (self.key(&life.entry), self.silent(life));
         let Some(before) = self.before.get_mut(&key) else { return };
         before.seen = now as i64;
+        before.listen(silent);
         let before = *before;
-        if life.end.is_some_and(|end| end.how != Ended::Unanswered) {
+        if is_over(life) {
             self.before.remove(&key);
             self.note(now, Some(before), life);
         }
@@ -144,9 +160,13 @@ impl Notebook {
             !is_gone
         });
         for before in gone {
-            let Before { service, endpoint, began, seen } = before;
-            let until = i64::midpoint(seen, now as i64);
-            self.add(now, &Connection { service, endpoint, began, until, how: How::Gone });
+            let Before { service, endpoint, began, seen, silent } = before;
+            let gone = (i64::midpoint(seen, now as i64), How::Gone);
+            let (until, how) = silent.map_or(gone, |silent| (silent, How::Silent));
+            // Silent since before the recording.
+            if until >= 0 {
+                self.add(now, &Connection { service, endpoint, began, until, how });
+            }
         }
     }
 
@@ -166,7 +186,8 @@ impl Notebook {
             self.add(now, &noted);
         } else {
             let Connection { service, endpoint, began, until, how } = noted;
-            self.closed.insert(key, (Before { service, endpoint, began, seen: 0 }, until, how));
+            let closed = Before { service, endpoint, began, seen: 0, silent: None };
+            self.closed.insert(key, (closed, until, how));
         }
     }
 
@@ -182,8 +203,11 @@ impl Notebook {
 
     /// There is nothing more to come: notes what was closed at the end, and what is gone since the last look.
     pub(super) fn finish(&mut self, now: u64) {
-        for (_, (before, until, how)) in std::mem::take(&mut self.closed) {
+        for (_, (before, mut until, mut how)) in std::mem::take(&mut self.closed) {
             let Before { service, endpoint, began, .. } = before;
+            if how == How::Silent && until + SILENCE > now as i64 {
+                (until, how) = (now as i64, How::Open);
+            }
             self.add(now, &Connection { service, endpoint, began, until, how });
         }
         self.forget(now, u64::MAX >> 1);
@@ -216,8 +240,9 @@ impl Notebook {
                 (self.millis(end.at), how)
             }
         };
-        // Closed before the recording began, and only forgotten by the kernel since.
-        let is_older = until < 0 && before.is_none();
+        // Ended before the recording began, and only forgotten by the kernel since. Of what was met then only UDP can
+        // have; of TCP that is told a second too early.
+        let is_older = until < 0 && before.is_none_or(|before| before.silent.is_some());
         let is_younger = began.is_some_and(|began| began > now as i64);
         (!is_older && !is_younger).then_some(Connection { service, endpoint, began, until, how })
     }
@@ -271,6 +296,12 @@ impl Notebook {
         self.writer.size() + RESERVED * 3 < self.most_bytes
     }
 
+    /// When the last packet of a UDP connection that is there passed.
+    fn silent(&self, life: &Life) -> Option<i64> {
+        let end = life.end.filter(|end| end.how == Ended::Silent)?;
+        Some(self.millis(end.at))
+    }
+
     fn key(&self, entry: &Entry) -> u64 {
         self.hasher.hash_one((entry.flow(), entry.id))
     }
@@ -279,6 +310,11 @@ impl Notebook {
     fn millis(&self, nanos: u64) -> i64 {
         (nanos as i64 - self.began).div_euclid(NANOS_PER_MILLI)
     }
+}
+
+/// Whether a connection that is there has been closed.
+fn is_over(life: &Life) -> bool {
+    life.end.is_some_and(|end| matches!(end.how, Ended::Finished | Ended::Reset))
 }
 
 #[cfg(test)]

@@ -105,6 +105,40 @@ fn what_was_open_before_is_noted_however_it_ends() {
 }
 
 #[test]
+fn udp_ends_with_its_last_packet_also_where_its_entry_stays() {
+    let mut notebook = notebook(1 << 20);
+    let silent = |port, began, millis| life(port, began, Some((millis, Ended::Silent)));
+    // Open before: one speaks now and then and is gone without a word, one never spoke again, one is told by an event,
+    // and one is silent to the end.
+    for port in 1..=4 {
+        notebook.meet(&silent(port, None, -3_000));
+    }
+    notebook.see(10_000, &silent(1, None, 8_000));
+    notebook.see(20_000, &silent(1, None, 7_900));
+    for port in 2..=4 {
+        notebook.see(20_000, &silent(port, None, -2_500));
+    }
+    notebook.forget(40_000, 15_000);
+    notebook.hear(45_000, &silent(3, None, -2_400));
+    notebook.forget(50_000, 45_000);
+    notebook.take_leave(60_000, &silent(4, None, -2_600));
+    // At the end: silent for long, for a moment, and one that speaks while it is looked at again.
+    notebook.take_leave(60_000, &silent(5, Some(30_000), 40_000));
+    notebook.take_leave(60_000, &silent(6, Some(30_000), 59_000));
+    notebook.take_leave(60_000, &silent(7, Some(30_000), 50_000));
+    notebook.refine(&silent(5, Some(30_000), 40_700));
+    notebook.refine(&silent(7, Some(30_000), 60_400));
+    notebook.finish(60_000);
+    let expected = [
+        (None, 8_000, How::Silent),
+        (Some(30_000), 40_700, How::Silent),
+        (Some(30_000), 60_000, How::Open),
+        (Some(30_000), 60_000, How::Open),
+    ];
+    assert_eq!(read(notebook).1, expected);
+}
+
+#[test]
 fn the_end_is_told_once_and_as_well_as_it_can_be() {
     let mut notebook = notebook(1 << 20);
     let closed = |millis| life(1, Some(1_000), Some((millis, Ended::Finished)));

@@ -4,31 +4,32 @@ mod file;
 mod names;
 mod notebook;
 mod progress;
+mod stop;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use plimsoll_core::time::Span;
 use plimsoll_dataplane::conntrack::Lives;
 use plimsoll_sim::recording::{Head, LONGEST, Tail, Why, Writer};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::output::bytes;
 use file::Part;
 use names::{Endpoints, Services};
 use notebook::Notebook;
 use progress::Progress;
+use stop::Stop;
 
 /// Options of `plimsoll record`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Recorded is every connection that was sent to an endpoint by a DNAT rule of this node, be it kube-proxy's, ours or
 any other: when it began and ended and how, its Service and its endpoint. Clients are not recorded. No agent is
-needed; it takes root, or CAP_NET_ADMIN. Ctrl-C ends it early, and the file is complete.
+needed; it takes root, or CAP_NET_ADMIN. Ctrl-C, or a terminal that goes away, ends it early, and the file is
+complete; a second Ctrl-C leaves nothing of it.
 
 Cost: new connections cost what they cost before, since the kernel tells of connections only when it forgets them;
 while it records, net.netfilter.nf_conntrack_timestamp is on. Recording itself takes 2 to 4 us of CPU and 8 bytes a
@@ -116,7 +117,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     };
     let node = node(options.node.as_deref())?;
     let mut part = Part::begin(&options.file)?;
-    let stop = stop_on_signal()?;
+    let stop = Stop::on_signals()?;
     let lives = Lives::open().context(
         "cannot hear of connections: run as root, or with CAP_NET_ADMIN, in the network namespace of the node",
     )?;
@@ -124,10 +125,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let head = Head { node: node.clone(), began: clock.nanos / 1_000_000, salt: endpoints.salt() };
     let writer = Writer::new(&head).with_context(|| format!("{node:?} cannot be a node's name"))?;
     let notebook = Notebook::new(writer, services, endpoints, clock.nanos, options.max_size);
-    let mut recording = Recording { lives, notebook, clock, losses: 0, length: None };
-    let why = recording.go_on(options, &stop, &mut part)?;
+    let mut recording = Recording { lives, notebook, clock, stop, losses: 0, length: None };
+    let why = recording.go_on(options, &mut part)?;
     let length = recording.end()?;
-    let Recording { mut notebook, losses, clock, .. } = recording;
+    let Recording { mut notebook, losses, clock, stop, .. } = recording;
     let tail = Tail {
         length,
         connections: notebook.writer.connections(),
@@ -139,6 +140,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     part.write(&notebook.writer.take())?;
     let names = notebook.names();
     part.write(&notebook.writer.finish(&tail))?;
+    stop.check()?;
     let size = part.finish()?;
     tell(options, &tail, names, size);
     Ok(ExitCode::SUCCESS)
@@ -149,6 +151,7 @@ struct Recording {
     lives: Lives,
     notebook: Notebook,
     clock: Clock,
+    stop: Stop,
     losses: u64,
     /// How long it is, in milliseconds, once it is over.
     length: Option<u64>,
@@ -156,15 +159,19 @@ struct Recording {
 
 impl Recording {
     /// Records until it is long enough, large enough, or to be stopped.
-    fn go_on(&mut self, options: &Options, stop: &AtomicBool, part: &mut Part) -> anyhow::Result<Why> {
+    fn go_on(&mut self, options: &Options, part: &mut Part) -> anyhow::Result<Why> {
         let mut progress = Progress::new(options.length.0);
         let notebook = &mut self.notebook;
         self.lives.look(|life| notebook.meet(life)).context(ASKING)?;
-        eprintln!("recording into {} for {}; Ctrl-C ends it before", options.file.display(), options.length);
+        say(&format!(
+            "recording into {} for {}; Ctrl-C ends it before\n",
+            options.file.display(),
+            options.length
+        ));
         let mut look_at = Instant::now() + LOOK_EVERY;
         loop {
             let elapsed = self.clock.start.elapsed();
-            let why = if stop.load(Ordering::Relaxed) {
+            let why = if self.stop.is_asked() {
                 Some(Why::Stopped)
             } else if elapsed >= options.length.0 {
                 Some(Why::Time)
@@ -217,6 +224,7 @@ impl Recording {
 
     /// Notes what is there at the end; how long the recording is, in milliseconds.
     fn end(&mut self) -> anyhow::Result<u64> {
+        self.stop.check()?;
         self.hear(Duration::ZERO)?;
         let length = *self.length.insert(self.clock.millis());
         let notebook = &mut self.notebook;
@@ -228,6 +236,7 @@ impl Recording {
         for _ in 0..pauses {
             self.hear(Duration::ZERO)?;
             std::thread::sleep(pause);
+            self.stop.check()?;
             let notebook = &mut self.notebook;
             self.lives.look(|life| notebook.refine(life)).context(ASKING)?;
         }
@@ -278,25 +287,9 @@ fn node(wanted: Option<&str>) -> anyhow::Result<String> {
     }
 }
 
-/// What becomes true at the first SIGINT or SIGTERM.
-fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate) = {
-        let _inside = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        });
-        stopped.store(true, Ordering::Relaxed);
-    })?;
-    Ok(stop)
+/// Writes to the standard error. Who records over a connection that broke still gets the file.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Says what was recorded, and what was not.
@@ -307,33 +300,44 @@ fn tell(options: &Options, tail: &Tail, (services, endpoints): (usize, usize), s
         Why::Full => ", stopped because it is as large as --max-size lets it be",
         Why::Stopped => ", stopped early",
     };
-    eprintln!(
-        "{}: {} connections of {services} Services with {endpoints} endpoints in {seconds:.0} s, {}{why}",
+    let mut text = format!(
+        "{}: {} connections of {services} Services with {endpoints} endpoints in {seconds:.0} s, {}{why}\n",
         options.file.display(),
         tail.connections,
         bytes(size)
     );
+    for note in notes(tail) {
+        text += &format!("plimsoll: {note}\n");
+    }
+    say(&text);
+}
+
+/// What to keep in mind about a recording.
+fn notes(tail: &Tail) -> Vec<String> {
+    let mut notes = Vec::new();
     if tail.connections == 0 {
-        eprintln!(
-            "plimsoll: no connection was sent to an endpoint by a DNAT rule here; is this the node that clients \
-             connect through, and does --services name the right ones?"
+        notes.push(
+            "no connection was sent to an endpoint by a DNAT rule here; is this the node that clients connect \
+             through, and does --services name the right ones?"
+                .to_owned(),
         );
     }
     if tail.losses > 0 {
-        eprintln!(
-            "plimsoll: the kernel had more to tell than could be heard, {} times; some connections are missing",
+        notes.push(format!(
+            "the kernel had more to tell than could be heard, {} times; some connections are missing",
             tail.losses
-        );
+        ));
     }
     if tail.left_out > 0 {
-        eprintln!("plimsoll: {} connections were left out for want of room", tail.left_out);
+        notes.push(format!("{} connections were left out for want of room", tail.left_out));
     }
-    if tail.clock_moved.abs() > 1000 {
-        eprintln!(
-            "plimsoll: the clock was set by {} ms meanwhile; connections are moved by as much",
+    if tail.clock_moved.unsigned_abs() > 1000 {
+        notes.push(format!(
+            "the clock was set by {} ms meanwhile; connections are moved by as much",
             tail.clock_moved
-        );
+        ));
     }
+    notes
 }
 
 #[cfg(test)]

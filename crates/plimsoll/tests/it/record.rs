@@ -148,6 +148,38 @@ fn every_connection_of_a_node_without_an_agent_is_in_its_recording() {
 }
 
 #[test]
+fn a_terminal_that_goes_away_ends_a_recording_in_order_and_a_second_signal_at_once() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let stage = Stage::new(1, 1);
+    let node = &stage.cluster.nodes[0].host.namespace;
+    let directory = TempDir::new().unwrap();
+    let switch = || node.run(|| std::fs::read_to_string(SWITCH)).unwrap().trim().to_owned();
+    for (name, signal) in [("hup.plr", Signal::HUP), ("quit.plr", Signal::QUIT)] {
+        let path = directory.path().join(name);
+        let Recorder { mut child, said, .. } = Recorder::start(node, &path, &[]);
+        assert_eq!(switch(), "1");
+        stage.hold(0, 3).assert_alive();
+        // Nobody reads any more what it says.
+        drop(said);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{name}");
+        assert_eq!((read(&path).1.len(), switch().as_str()), (3, "0"), "{name}");
+    }
+    let path = directory.path().join("twice.plr");
+    let Recorder { mut child, mut said, .. } = Recorder::start(node, &path, &[]);
+    // Two different ones: of two that are the same the kernel may make one.
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let mut error = String::new();
+    said.read_to_string(&mut error).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{error}");
+    assert!(error.contains("second signal"), "{error}");
+    assert_eq!((std::fs::read_dir(directory.path()).unwrap().count(), switch().as_str()), (2, "0"));
+}
+
+#[test]
 fn recordings_of_two_nodes_are_replayed_under_each_policy() {
     if !available(PROGRAMS) {
         return;

@@ -46,7 +46,7 @@ pub struct Tail {
     pub losses: u64,
     /// Connections that were seen and not recorded, for want of room.
     pub left_out: u64,
-    /// By how many milliseconds the node's clock was set while it recorded.
+    /// By how many milliseconds the node's clock was set, which ended the recording.
     pub clock_moved: i64,
     /// Why it ended.
     pub why: Why,
@@ -61,10 +61,12 @@ pub enum Why {
     Full,
     /// It was stopped.
     Stopped,
+    /// The clock was set, or the node slept: what came after could not be compared with what came before.
+    Clock,
 }
 
 impl Why {
-    const ALL: [Why; 3] = [Why::Time, Why::Full, Why::Stopped];
+    const ALL: [Why; 4] = [Why::Time, Why::Full, Why::Stopped, Why::Clock];
 }
 
 /// How a connection ended.

@@ -315,8 +315,11 @@ fn notes(parts: &[Part], length: i64, unanswered: usize) -> Vec<String> {
         if tail.left_out > 0 {
             notes.push(format!("{name}: {} connections were left out for want of room", tail.left_out));
         }
-        if tail.clock_moved.abs() > 1000 {
-            notes.push(format!("{name}: the clock was set by {} ms while it was recorded", tail.clock_moved));
+        if tail.clock_moved != 0 {
+            notes.push(format!(
+                "{name}: the clock was set by {} ms, which ended the recording",
+                tail.clock_moved
+            ));
         }
         let unused = tail.length as i64 - length;
         if unused * 10 > tail.length as i64 {

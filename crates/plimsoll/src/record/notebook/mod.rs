@@ -60,6 +60,8 @@ pub(super) struct Notebook {
     /// Of that, what was closed by then, with the latest of the times that looks told for its end.
     closed: HashMap<u64, (Before, i64, How)>,
     hasher: RandomState,
+    /// Whether the recording has ended, so that what begins is not in it any more.
+    pub(super) is_over: bool,
     /// Connections that there was no room for.
     pub(super) left_out: u64,
 }
@@ -86,6 +88,7 @@ impl Notebook {
             shown: HashSet::new(),
             closed: HashMap::new(),
             hasher: RandomState::new(),
+            is_over: false,
             left_out: 0,
         }
     }
@@ -243,7 +246,7 @@ impl Notebook {
         // Ended before the recording began, and only forgotten by the kernel since. Of what was met then only UDP can
         // have; of TCP that is told a second too early.
         let is_older = until < 0 && before.is_none_or(|before| before.silent.is_some());
-        let is_younger = began.is_some_and(|began| began > now as i64);
+        let is_younger = self.is_over && began.is_some_and(|began| began > now as i64);
         (!is_older && !is_younger).then_some(Connection { service, endpoint, began, until, how })
     }
 
@@ -318,4 +321,4 @@ fn is_over(life: &Life) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -20,7 +20,7 @@ use crate::netlink::{self, Builder, DUMP, Error, Message, Socket, messages, nfge
 /// Of the network namespace of the thread that opens them.
 const DIRECTORY: &str = "/proc/sys/net/netfilter";
 const TIMESTAMP: &str = "/proc/sys/net/netfilter/nf_conntrack_timestamp";
-/// So many datagrams are read at once at most, so that the caller comes to other things.
+/// So many datagrams are read at once at most.
 const AT_ONCE: usize = 4096;
 /// So often a dump is repeated that was overtaken by a change.
 const ATTEMPTS: usize = 5;
@@ -63,6 +63,17 @@ pub struct Life {
     pub end: Option<End>,
 }
 
+/// What [`Lives::hear`] heard, beside the lives themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Something was heard, be it of connections that are not shown.
+    pub anything: bool,
+    /// More may be waiting to be heard.
+    pub more: bool,
+    /// The kernel had more to tell than could be kept for this listener: some lives are missing.
+    pub lost: bool,
+}
+
 /// Hears of connections' lives, in the network namespace of the thread that opened it.
 ///
 /// Switches `net.netfilter.nf_conntrack_timestamp` on, and back to what it was when dropped. Of connections that
@@ -100,28 +111,30 @@ impl Lives {
         self.switch.turn_on()
     }
 
-    /// Waits for events, at most this long, and shows the lives of translated connections that ended. Returns
-    /// whether the kernel had more to tell than could be heard, so that some are missing.
-    pub fn hear(&mut self, timeout: Duration, mut each: impl FnMut(&Life)) -> Result<bool, Error> {
+    /// Waits for events, at most this long, and shows the lives of translated connections that ended; not more than
+    /// some thousand at once, so that the caller comes to other things.
+    pub fn hear(&mut self, timeout: Duration, mut each: impl FnMut(&Life)) -> Result<Heard, Error> {
+        let mut heard = Heard::default();
         if !self.events.wait(timeout)? {
-            return Ok(false);
+            return Ok(heard);
         }
-        let mut is_lost = false;
         for _ in 0..AT_ONCE {
             match self.events.receive() {
-                Ok(None) => break,
+                Ok(None) => return Ok(heard),
                 Ok(Some(bytes)) => {
+                    heard.anything = true;
                     let now = now();
                     let noted = messages(bytes).filter_map(|message| Noted::parse(&message));
                     for noted in noted.filter(|noted| noted.entry.is_translated()) {
                         each(&noted.ended(&self.timeouts, now));
                     }
                 }
-                Err(Error::Overrun) => is_lost = true,
+                Err(Error::Overrun) => heard.lost = true,
                 Err(error) => return Err(error),
             }
         }
-        Ok(is_lost)
+        heard.more = true;
+        Ok(heard)
     }
 
     /// Shows every translated connection that the kernel still knows, some of them twice if it has to look twice.

@@ -32,7 +32,6 @@ impl Clock {
 
     /// Looks at the clock; milliseconds since the beginning, as if it had not been set.
     pub(super) fn millis(&mut self) -> u64 {
-        // The later of the two is read first: what passes between them is taken as the clock's haste, not its delay.
         let elapsed = self.start.elapsed().as_nanos() as i64;
         let real = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
         self.follow(elapsed, real);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use plimsoll_core::time::Span;
-use plimsoll_dataplane::conntrack::Lives;
+use plimsoll_dataplane::conntrack::{Heard, Lives};
 use plimsoll_sim::recording::{Head, LONGEST, Tail, Why, Writer};
 
 use crate::output::bytes;
@@ -100,6 +100,8 @@ const LOOKING: u32 = 50;
 /// most.
 const REFINED: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long to go on when events come as fast as they are heard.
+const LONGEST_HEARING: Duration = Duration::from_secs(5);
 /// How long to wait for events before other things get their turn.
 const TURN: Duration = Duration::from_millis(100);
 /// While connections end, they are heard of in batches: a hundredth of a second's fit the receive buffer many times.
@@ -208,14 +210,27 @@ impl Recording {
         }
     }
 
-    fn hear(&mut self, timeout: Duration) -> anyhow::Result<()> {
+    fn hear(&mut self, timeout: Duration) -> anyhow::Result<Heard> {
         let (notebook, clock, length) = (&mut self.notebook, &mut self.clock, self.length);
-        let is_lost = self.lives.hear(timeout, |life| {
+        let heard = self.lives.hear(timeout, |life| {
             let life = clock.corrected(life);
             notebook.hear(length.unwrap_or_else(|| clock.millis()), &life);
         });
-        self.losses += u64::from(is_lost.context("cannot hear of connections any more")?);
-        Ok(())
+        let heard = heard.context("cannot hear of connections any more")?;
+        self.losses += u64::from(heard.lost);
+        Ok(heard)
+    }
+
+    /// Hears all that waits, which more may join meanwhile; whether that was all.
+    fn hear_all(&mut self) -> anyhow::Result<bool> {
+        let began = Instant::now();
+        while self.hear(Duration::ZERO)?.more {
+            self.stop.check()?;
+            if began.elapsed() >= LONGEST_HEARING {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Looks for the connections that were open before.
@@ -223,16 +238,17 @@ impl Recording {
         let since = self.clock.millis();
         let (notebook, clock) = (&mut self.notebook, &mut self.clock);
         self.lives.look(|life| notebook.see(clock.millis(), &clock.corrected(life))).context(ASKING)?;
-        // Those that ended meanwhile.
-        self.hear(Duration::ZERO)?;
-        self.notebook.forget(self.clock.millis(), since);
+        // Those that ended meanwhile; what still waits must not be taken for gone without a word.
+        if self.hear_all()? {
+            self.notebook.forget(self.clock.millis(), since);
+        }
         Ok(())
     }
 
     /// Notes what is there at the end; how long the recording is, in milliseconds.
     fn end(&mut self) -> anyhow::Result<u64> {
         self.stop.check()?;
-        self.hear(Duration::ZERO)?;
+        self.hear_all()?;
         let length = *self.length.insert(self.clock.millis());
         self.notebook.is_over = true;
         let (notebook, clock) = (&mut self.notebook, &mut self.clock);
@@ -242,13 +258,14 @@ impl Recording {
         let pause = began.elapsed().max(LOOK_AGAIN);
         let pauses = REFINED.as_nanos() / pause.as_nanos() / 2;
         for _ in 0..pauses {
-            self.hear(Duration::ZERO)?;
+            self.hear_all()?;
             std::thread::sleep(pause);
             self.stop.check()?;
             let (notebook, clock) = (&mut self.notebook, &mut self.clock);
             self.lives.look(|life| notebook.refine(&clock.corrected(life))).context(ASKING)?;
         }
-        self.hear(Duration::ZERO)?;
+        let is_all = self.hear_all()?;
+        self.losses += u64::from(!is_all);
         self.notebook.finish(length);
         Ok(length)
     }

@@ -38,32 +38,62 @@ fn capacity(text: &str) -> Result<(String, f64), String> {
     }
 }
 
-/// Reads the recordings and makes a scenario of them. What is to be kept in mind goes to the standard error.
-pub(super) fn scenario(options: &Recordings) -> anyhow::Result<Named> {
-    let service = choose(options.service.as_deref(), &services(&options.replay)?)?;
-    let mut parts = Vec::new();
-    let mut count = 0;
-    for path in &options.replay {
+/// A recording that was read and is whole.
+struct Whole {
+    path: PathBuf,
+    /// Kept, since not every file can be read twice.
+    bytes: Vec<u8>,
+    contents: Contents,
+    /// By Service, its connections, those refused or not answered left out.
+    counts: Vec<u64>,
+}
+
+impl Whole {
+    fn read(path: &Path) -> anyhow::Result<Whole> {
         let bytes = read(path)?;
-        let mut connections = Vec::new();
-        // Whether it is whole is known by now.
-        let names = contents(path, &bytes, |_| {})?.services;
-        let number = names.iter().position(|name| *name == service).map(|number| number as u32);
+        let mut counts: Vec<u64> = Vec::new();
         let contents = contents(path, &bytes, |connection| {
-            if Some(connection.service) == number {
-                count += 1;
-                if count <= MOST_CONNECTIONS {
+            let place = connection.service as usize;
+            if counts.len() <= place {
+                counts.resize(place + 1, 0);
+            }
+            counts[place] += u64::from(connection.how != How::Unanswered);
+        })?;
+        counts.resize(contents.services.len(), 0);
+        Ok(Whole { path: path.to_owned(), bytes, contents, counts })
+    }
+
+    /// The connections of a Service; nothing if these and `count` are more than can be replayed.
+    fn part(self, service: &str, count: &mut usize) -> anyhow::Result<Option<Part>> {
+        let number = self.contents.services.iter().position(|name| name == service);
+        let mut connections = Vec::new();
+        contents(&self.path, &self.bytes, |connection| {
+            if Some(connection.service as usize) == number {
+                *count += 1;
+                if *count <= MOST_CONNECTIONS {
                     connections.push(*connection);
                 }
             }
         })?;
-        if count > MOST_CONNECTIONS {
+        let part = Part { name: self.path.display().to_string(), contents: self.contents, connections };
+        Ok((*count <= MOST_CONNECTIONS).then_some(part))
+    }
+}
+
+/// Reads the recordings and makes a scenario of them. What is to be kept in mind goes to the standard error.
+pub(super) fn scenario(options: &Recordings) -> anyhow::Result<Named> {
+    let read = options.replay.iter().map(|path| Whole::read(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let service = choose(options.service.as_deref(), &services(&read))?;
+    let mut count = 0;
+    let mut parts = Vec::new();
+    for whole in read {
+        let Some(part) = whole.part(&service, &mut count)? else {
             bail!(
                 "{service} has more than {MOST_CONNECTIONS} connections, too many to be replayed; record for a shorter \
                  time"
             );
-        }
-        parts.push(Part { name: path.display().to_string(), contents, connections });
+        };
+        parts.push(part);
     }
     let capacities: BTreeMap<String, f64> = options.capacity.iter().cloned().collect();
     let replay = match replay::merge(&service, &parts, &capacities) {
@@ -77,24 +107,14 @@ pub(super) fn scenario(options: &Recordings) -> anyhow::Result<Named> {
 }
 
 /// Every Service in the recordings, with its connections, those refused or not answered left out.
-fn services(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<String, u64>> {
+fn services(read: &[Whole]) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
-    for path in paths {
-        let bytes = read(path)?;
-        let mut counts: Vec<u64> = Vec::new();
-        let contents = contents(path, &bytes, |connection| {
-            let place = connection.service as usize;
-            if counts.len() <= place {
-                counts.resize(place + 1, 0);
-            }
-            counts[place] += u64::from(connection.how != How::Unanswered);
-        })?;
-        for (name, count) in contents.services.into_iter().zip(counts.into_iter().chain(std::iter::repeat(0)))
-        {
-            *all.entry(name).or_default() += count;
+    for whole in read {
+        for (name, count) in whole.contents.services.iter().zip(&whole.counts) {
+            *all.entry(name.clone()).or_default() += count;
         }
     }
-    Ok(all)
+    all
 }
 
 /// The Service that is meant, if it is clear.

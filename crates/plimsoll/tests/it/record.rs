@@ -1,7 +1,7 @@
 //! What a node sent is recorded, whole, and replayed under every policy.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
@@ -93,6 +93,16 @@ fn simulate(arguments: &[&str], files: &[&Path]) -> Output {
         command.arg("--replay").args(files);
     }
     command.output().unwrap()
+}
+
+/// The same with a recording that comes through a pipe.
+fn simulate_piped(arguments: &[&str], file: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+    command.arg("simulate").args(arguments).args(["--replay", "/dev/stdin"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&std::fs::read(file).unwrap()).unwrap();
+    child.wait_with_output().unwrap()
 }
 
 #[test]
@@ -237,6 +247,9 @@ fn recordings_of_two_nodes_are_replayed_under_each_policy() {
     let expected =
         ["as-recorded", "jsq-work", "random", "round-robin", "wlc", "waterline:counter", "waterline:edf"];
     assert_eq!(policies, expected);
+    // A file that can be read only once.
+    let piped = simulate_piped(&["--json", "--service", "web:http/ipv4"], files[0]);
+    assert!(piped.status.success(), "{}", String::from_utf8_lossy(&piped.stderr));
     let listed = simulate(&["--list"], &files);
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert!(listed.contains("node n0") && listed.matches("web:http/ipv6").count() == 8, "{listed}");

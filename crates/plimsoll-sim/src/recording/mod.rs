@@ -44,7 +44,7 @@ pub struct Tail {
     pub connections: u64,
     /// How often the kernel had more to tell than could be heard: each time, some connections are missing.
     pub losses: u64,
-    /// Connections that were seen and not recorded, for want of room.
+    /// Connections that were seen and not recorded, for want of room or because nobody knows when they began.
     pub left_out: u64,
     /// By how many milliseconds the node's clock was set, which ended the recording.
     pub clock_moved: i64,

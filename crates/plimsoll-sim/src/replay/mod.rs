@@ -313,7 +313,10 @@ fn notes(parts: &[Part], length: i64, unanswered: usize) -> Vec<String> {
             ));
         }
         if tail.left_out > 0 {
-            notes.push(format!("{name}: {} connections were left out for want of room", tail.left_out));
+            notes.push(format!(
+                "{name}: {} connections were left out for want of room or of a beginning",
+                tail.left_out
+            ));
         }
         if tail.clock_moved != 0 {
             notes.push(format!(

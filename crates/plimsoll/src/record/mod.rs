@@ -94,6 +94,8 @@ fn size(text: &str) -> Result<u64, String> {
 
 /// How often the connections that were open before are looked for; exact to this where the kernel is silent.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often it is checked that the kernel still takes note of times; others may switch that off.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// Looking takes at most this part of the time.
 const LOOKING: u32 = 50;
 /// How long it is looked again and again at the end, for the ends of connections closed just before; and how often at
@@ -141,12 +143,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         clock_moved: clock.step(),
         why,
     };
+    let disturbed = notebook.disturbed;
     part.write(&notebook.writer.take())?;
     let names = notebook.names();
     part.write(&notebook.writer.finish(&tail))?;
     stop.check()?;
     let size = part.finish()?;
-    tell(options, &tail, names, size);
+    tell(options, &tail, disturbed, names, size);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -173,6 +176,7 @@ impl Recording {
             options.length
         ));
         let mut look_at = Instant::now() + LOOK_EVERY;
+        let mut check_at = Instant::now() + CHECK_EVERY;
         loop {
             self.clock.millis();
             let elapsed = self.clock.elapsed();
@@ -194,9 +198,13 @@ impl Recording {
             if self.notebook.writer.connections() > before {
                 std::thread::sleep(PAUSE);
             }
+            if Instant::now() >= check_at {
+                let is_disturbed = self.lives.is_disturbed().context(ASKING)?;
+                self.notebook.disturbed += u64::from(is_disturbed);
+                check_at = Instant::now() + CHECK_EVERY;
+            }
             if Instant::now() >= look_at {
                 let began = Instant::now();
-                self.losses += u64::from(self.lives.is_disturbed().context(ASKING)?);
                 if self.notebook.has_before() {
                     self.look()?;
                 }
@@ -288,7 +296,7 @@ fn say(text: &str) {
 }
 
 /// Says what was recorded, and what was not.
-fn tell(options: &Options, tail: &Tail, (services, endpoints): (usize, usize), size: u64) {
+fn tell(options: &Options, tail: &Tail, disturbed: u64, (services, endpoints): (usize, usize), size: u64) {
     let seconds = tail.length as f64 / 1e3;
     let why = match tail.why {
         Why::Time => "",
@@ -302,14 +310,14 @@ fn tell(options: &Options, tail: &Tail, (services, endpoints): (usize, usize), s
         tail.connections,
         bytes(size)
     );
-    for note in notes(tail) {
+    for note in notes(tail, disturbed) {
         text += &format!("plimsoll: {note}\n");
     }
     say(&text);
 }
 
 /// What to keep in mind about a recording.
-fn notes(tail: &Tail) -> Vec<String> {
+fn notes(tail: &Tail, disturbed: u64) -> Vec<String> {
     let mut notes = Vec::new();
     if tail.connections == 0 {
         notes.push(
@@ -325,7 +333,15 @@ fn notes(tail: &Tail) -> Vec<String> {
         ));
     }
     if tail.left_out > 0 {
-        notes.push(format!("{} connections were left out for want of room", tail.left_out));
+        let beginning = if disturbed > 0 { " or of a beginning" } else { "" };
+        notes.push(format!("{} connections were left out for want of room{beginning}", tail.left_out));
+    }
+    if disturbed > 0 {
+        notes.push(format!(
+            "somebody switched net.netfilter.nf_conntrack_timestamp off, {disturbed} times, each for up to 10 s; it was \
+             switched on again, but what began meanwhile has no known beginning and is left out. Was another recorder \
+             running?"
+        ));
     }
     if tail.clock_moved != 0 {
         notes.push(format!(
@@ -340,6 +356,23 @@ fn notes(tail: &Tail) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_missing_is_told_by_its_cause() {
+        let tail =
+            Tail { length: 1000, connections: 1, losses: 0, left_out: 0, clock_moved: 0, why: Why::Time };
+        let told = |tail, disturbed| notes(&tail, disturbed).join("|");
+        assert_eq!(told(tail, 0), "");
+        let switched = told(Tail { left_out: 7, ..tail }, 2);
+        assert!(
+            switched.contains("timestamp off, 2 times") && !switched.contains("more to tell"),
+            "{switched}"
+        );
+        assert!(switched.contains("7 connections were left out for want of room or of a beginning"));
+        assert!(told(Tail { losses: 3, ..tail }, 0).contains("more to tell than could be heard, 3 times"));
+        assert!(told(Tail { clock_moved: -60_000, ..tail }, 0).contains("set by -60 s"));
+        assert!(told(Tail { connections: 0, ..tail }, 0).contains("--services"));
+    }
 
     #[test]
     fn sizes_and_times_are_read_within_bounds() {

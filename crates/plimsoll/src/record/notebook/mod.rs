@@ -62,7 +62,9 @@ pub(super) struct Notebook {
     hasher: RandomState,
     /// Whether the recording has ended, so that what begins is not in it any more.
     pub(super) is_over: bool,
-    /// Connections that there was no room for.
+    /// How often somebody made the kernel take no note of times; what began meanwhile has no beginning.
+    pub(super) disturbed: u64,
+    /// Connections that there was no room for, or that nobody knows the beginning of although they began meanwhile.
     pub(super) left_out: u64,
 }
 
@@ -89,6 +91,7 @@ impl Notebook {
             closed: HashMap::new(),
             hasher: RandomState::new(),
             is_over: false,
+            disturbed: 0,
             left_out: 0,
         }
     }
@@ -131,11 +134,18 @@ impl Notebook {
             return;
         }
         let before = self.before.remove(&key);
-        // What nobody knows the beginning of, and was not open when the recording began, had ended by then.
-        if life.began.is_none() && before.is_none() {
-            return;
+        if self.has_beginning(before, life) {
+            self.note(now, before, life);
         }
-        self.note(now, before, life);
+    }
+
+    /// Whether it can be known when it began. What nobody knows the beginning of, and was not open when the recording
+    /// began, had ended by then, unless the kernel took no note for a while.
+    fn has_beginning(&mut self, before: Option<Before>, life: &Life) -> bool {
+        let has_beginning = life.began.is_some() || before.is_some();
+        let is_younger = life.end.is_none_or(|end| self.millis(end.at) >= 0);
+        self.left_out += u64::from(!has_beginning && is_younger && self.disturbed > 0);
+        has_beginning
     }
 
     /// A connection seen between beginning and end, at so many milliseconds: is it one of those that were open
@@ -181,7 +191,7 @@ impl Notebook {
             return;
         }
         let before = self.before.remove(&key);
-        if life.began.is_none() && before.is_none() {
+        if !self.has_beginning(before, life) {
             return;
         }
         let Some(noted) = self.noted(now, before, life) else { return };

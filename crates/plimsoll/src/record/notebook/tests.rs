@@ -85,6 +85,19 @@ fn what_begins_and_ends_meanwhile_is_noted_at_its_end() {
 }
 
 #[test]
+fn what_began_while_the_kernel_took_no_note_is_counted() {
+    let mut notebook = notebook(1 << 20);
+    let nameless = |port, millis| life(port, None, Some((millis, Ended::Finished)));
+    notebook.hear(5_000, &nameless(1, 4_000));
+    assert_eq!(notebook.left_out, 0, "an end told a little late");
+    notebook.disturbed = 1;
+    notebook.hear(9_000, &nameless(2, 8_000));
+    notebook.hear(9_000, &nameless(3, -8_000));
+    notebook.take_leave(9_000, &life(4, None, None));
+    assert_eq!((notebook.left_out, read(notebook).1), (2, Vec::new()));
+}
+
+#[test]
 fn what_was_open_before_is_noted_however_it_ends() {
     let mut notebook = notebook(1 << 20);
     for port in 1..=5 {

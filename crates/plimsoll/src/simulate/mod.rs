@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use plimsoll_sim::against;
-use plimsoll_sim::batch::{self, Named, Progress, Traced};
+use plimsoll_sim::batch::{self, Named, Progress, Run, Traced};
 use plimsoll_sim::catalogue::{self, Contender};
 use plimsoll_sim::results::{self, Row};
 use plimsoll_sim::scenario::{self, Scenario};
@@ -112,17 +112,46 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         tables(&scenarios, &rows, options.seeds)?;
     }
     let Some(other) = other else { return Ok(ExitCode::SUCCESS) };
-    let mut worse = against::worse(&scenarios, &contenders, &runs, other);
     // What happened is no competitor.
-    worse.retain(|worse| worse.contender != Contender::AS_RECORDED);
+    let is_rival = |contender: &Contender| *contender != Contender::AS_RECORDED || other == *contender;
+    let (rivals, runs) = rivals(contenders, runs, is_rival);
+    judge(&against::compare(&scenarios, &rivals, &runs, other), other)
+}
+
+/// Only these contenders, with their runs.
+fn rivals(
+    contenders: Vec<Contender>,
+    runs: Vec<Vec<Vec<Run>>>,
+    is_rival: impl Fn(&Contender) -> bool,
+) -> (Vec<Contender>, Vec<Vec<Vec<Run>>>) {
+    let of_rivals = |runs: Vec<Vec<Run>>| {
+        let pairs = contenders.iter().zip(runs);
+        pairs.filter(|(contender, _)| is_rival(contender)).map(|(_, runs)| runs).collect()
+    };
+    let runs = runs.into_iter().map(of_rivals).collect();
+    (contenders.into_iter().filter(is_rival).collect(), runs)
+}
+
+/// Tells how they did against `other`; a success if nobody did worse.
+fn judge(comparison: &against::Comparison, other: Contender) -> anyhow::Result<ExitCode> {
+    let against::Comparison { compared, incomparable, worse } = comparison;
+    if *compared == 0 {
+        bail!(
+            "nothing could be compared with {other}: no connection was open at the looks each half second, or nobody \
+             else competes; record or simulate for longer, and name a policy with --policies"
+        );
+    }
     let told = worse.iter().map(|worse| {
         let against::Worse { scenario, contender, seed, figure, reached, other } = worse;
         let figure = figure.name();
         format!("  {contender} in {scenario}, seed {seed}: {figure} {reached:.4} instead of {other:.4}\n")
     });
     let told: String = told.collect();
-    eprint!("\nworse than {other} in {} runs\n{told}", worse.len());
-    Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    eprint!("\nworse than {other} in {} of {compared} runs\n{told}", worse.len());
+    if *incomparable > 0 {
+        eprintln!("{incomparable} runs could not be compared: there was nothing to measure in them");
+    }
+    Ok(if worse.is_empty() && *incomparable == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// How much there is to do: runs, and seconds of virtual time.
@@ -249,6 +278,18 @@ mod tests {
         assert_eq!(contenders(USUAL_POLICIES).unwrap().len(), 6);
         assert!(contenders("all").unwrap().len() > 20);
         assert_eq!(scenarios(&["all".into()]).unwrap().len(), scenario::library().count());
+    }
+
+    #[test]
+    fn a_comparison_of_nothing_fails() {
+        let judged = |compared, incomparable| {
+            let comparison = against::Comparison { compared, incomparable, worse: Vec::new() };
+            judge(&comparison, Contender::AS_RECORDED)
+        };
+        let error = judged(0, 3).unwrap_err().to_string();
+        assert!(error.contains("nothing could be compared with as-recorded"), "{error}");
+        assert_eq!(judged(2, 1).unwrap(), ExitCode::FAILURE);
+        assert_eq!(judged(2, 0).unwrap(), ExitCode::SUCCESS);
     }
 
     #[test]

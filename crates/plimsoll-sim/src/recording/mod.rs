@@ -12,6 +12,8 @@ pub use write::Writer;
 
 /// What every recording begins with; the number is the version of the format.
 const MAGIC: &[u8] = b"plimsoll-recording 1\n";
+/// What recordings of every version begin with.
+const MAGIC_OF_ALL: &[u8] = b"plimsoll-recording ";
 /// The longest name, in bytes.
 pub const LONGEST_NAME: usize = 256;
 /// The most Services in a recording.

@@ -339,5 +339,17 @@ fn notes(parts: &[Part], length: i64, unanswered: usize) -> Vec<String> {
     notes
 }
 
+/// Makes a scenario of each Service of an arbitrary recording, and returns how many could be replayed: what a fuzzer
+/// calls.
+pub fn check_recording(contents: &Contents, connections: &[Connection]) -> usize {
+    let merged = (0_u32..).zip(&contents.services).map(|(number, service)| {
+        let own = connections.iter().filter(|connection| connection.service == number).copied().collect();
+        let part = Part { name: "arbitrary".into(), contents: contents.clone(), connections: own };
+        merge(service, &[part], &BTreeMap::new())
+    });
+    // Each takes a copy of all names: no more than a few.
+    merged.take(4).filter(|merged| merged.as_ref().is_ok_and(|replay| !replay.endpoints.is_empty())).count()
+}
+
 #[cfg(test)]
 mod tests;

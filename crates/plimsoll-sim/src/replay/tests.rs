@@ -161,3 +161,18 @@ fn endpoints_that_come_and_go_serve_while_they_are_there() {
         assert!(measured.max_over_mean.unwrap() < 1.5, "{contender}: {:?}", measured.max_over_mean);
     }
 }
+
+#[test]
+fn numbers_at_the_ends_of_what_a_recording_can_say_are_no_trouble() {
+    for clock_moved in [i64::MIN, i64::MAX] {
+        let mut one = part("n1", HOUR, 60_000, steady(1_000, 50, 1_000, 500, 3));
+        one.contents.tail.clock_moved = clock_moved;
+        one.contents.tail.losses = u64::MAX;
+        let notes = merged(std::slice::from_ref(&one)).notes.join("\n");
+        assert!(notes.contains(&format!("the clock was set by {clock_moved} ms")), "{notes}");
+        assert_eq!(check_recording(&one.contents, &one.connections), 1);
+    }
+    let began = (u64::MAX / 4) as i64;
+    let late = part("n1", began, 60_000, vec![(0, Some(-3_155_760_000_000), 0, How::Finished)]);
+    assert_eq!(check_recording(&late.contents, &late.connections), 0);
+}

@@ -11,6 +11,8 @@ use plimsoll_sim::replay::{self, MOST_CONNECTIONS, Part};
 
 /// The largest recording that is read, a little more than `plimsoll record` writes at most.
 const LARGEST: u64 = (1 << 30) + (1 << 20);
+/// So many lines, of a Service and an endpoint, are listed of each recording.
+const MOST_LISTED: usize = 1 << 16;
 /// So many Services and endpoints are told in a message.
 const MOST_TOLD: usize = 20;
 
@@ -158,13 +160,8 @@ fn choose(wanted: Option<&str>, services: &BTreeMap<String, u64>) -> anyhow::Res
 pub(super) fn list(paths: &[PathBuf]) -> anyhow::Result<()> {
     for (number, path) in paths.iter().enumerate() {
         let bytes = read(path)?;
-        let mut counts: BTreeMap<(u32, u32), (u64, u64, u64)> = BTreeMap::new();
-        let contents = contents(path, &bytes, |connection| {
-            let (all, open, failed) = counts.entry((connection.service, connection.endpoint)).or_default();
-            *all += u64::from(connection.how != How::Unanswered);
-            *open += u64::from(connection.how == How::Open);
-            *failed += u64::from(connection.how == How::Unanswered);
-        })?;
+        let mut counts = Counts::default();
+        let contents = contents(path, &bytes, |connection| counts.add(connection, MOST_LISTED))?;
         if number > 0 {
             writeln!(std::io::stdout())?;
         }
@@ -180,6 +177,7 @@ pub(super) fn list(paths: &[PathBuf]) -> anyhow::Result<()> {
             tail.left_out
         )?;
         let rows: Vec<Vec<String>> = counts
+            .listed
             .iter()
             .map(|((service, endpoint), (all, open, failed))| {
                 let names = [&services[*service as usize], &endpoints[*endpoint as usize]].map(Clone::clone);
@@ -189,8 +187,35 @@ pub(super) fn list(paths: &[PathBuf]) -> anyhow::Result<()> {
             .collect();
         let names = ["SERVICE", "ENDPOINT", ">CONNECTIONS", ">OPEN AT THE END", ">UNANSWERED"];
         crate::output::columns(&names, &rows)?;
+        if counts.others > 0 {
+            let others = counts.others;
+            writeln!(std::io::stdout(), "and {others} connections of other Services with other endpoints")?;
+        }
     }
     Ok(())
+}
+
+/// Connections by Service and endpoint.
+#[derive(Default)]
+struct Counts {
+    /// Answered ones, those open at the end, and those not answered.
+    listed: BTreeMap<(u32, u32), (u64, u64, u64)>,
+    /// Connections of what is not listed, for want of room.
+    others: u64,
+}
+
+impl Counts {
+    fn add(&mut self, connection: &recording::Connection, most: usize) {
+        let key = (connection.service, connection.endpoint);
+        if self.listed.len() >= most && !self.listed.contains_key(&key) {
+            self.others += 1;
+            return;
+        }
+        let (all, open, failed) = self.listed.entry(key).or_default();
+        *all += u64::from(connection.how != How::Unanswered);
+        *open += u64::from(connection.how == How::Open);
+        *failed += u64::from(connection.how == How::Unanswered);
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -235,6 +260,16 @@ mod tests {
         let one = BTreeMap::from([("a".to_owned(), 1), ("refused".to_owned(), 0)]);
         assert_eq!(choose(None, &one).unwrap(), "a");
         assert!(choose(None, &BTreeMap::new()).unwrap_err().to_string().contains("nothing was recorded"));
+    }
+
+    #[test]
+    fn what_is_listed_has_an_end() {
+        let mut counts = Counts::default();
+        for (endpoint, how) in [(1, How::Open), (2, How::Reset), (3, How::Reset), (1, How::Unanswered)] {
+            counts.add(&recording::Connection { service: 0, endpoint, began: None, until: 0, how }, 2);
+        }
+        assert_eq!(counts.listed, BTreeMap::from([((0, 1), (1, 1, 1)), ((0, 2), (1, 0, 0))]));
+        assert_eq!(counts.others, 1);
     }
 
     #[test]

@@ -34,13 +34,8 @@ struct Before {
     seen: i64,
     /// When the last packet of a UDP connection passed, as far as looks told.
     silent: Option<i64>,
-}
-
-impl Before {
-    /// What a look told of its last packet, if it did: never a time after it, so the latest is the best.
-    fn listen(&mut self, silent: Option<i64>) {
-        self.silent = self.silent.max(silent);
-    }
+    /// Nobody has answered yet.
+    unanswered: bool,
 }
 
 /// Notes connections.
@@ -120,7 +115,9 @@ impl Notebook {
         let began = life.began.map(|began| self.millis(began));
         if self.before.len() < MOST_BEFORE {
             let silent = self.silent(life);
-            self.before.insert(self.key(&life.entry), Before { service, endpoint, began, seen: 0, silent });
+            let unanswered = is_unanswered(life);
+            let before = Before { service, endpoint, began, seen: 0, silent, unanswered };
+            self.before.insert(self.key(&life.entry), before);
         } else {
             self.left_out += 1;
         }
@@ -154,7 +151,9 @@ impl Notebook {
         let (key, silent) = (self.key(&life.entry), self.silent(life));
         let Some(before) = self.before.get_mut(&key) else { return };
         before.seen = now as i64;
-        before.listen(silent);
+        // Never a time after the last packet, so the latest is the best.
+        before.silent = before.silent.max(silent);
+        before.unanswered = is_unanswered(life);
         let before = *before;
         if is_over(life) {
             self.before.remove(&key);
@@ -173,8 +172,9 @@ impl Notebook {
             !is_gone
         });
         for before in gone {
-            let Before { service, endpoint, began, seen, silent } = before;
-            let gone = (i64::midpoint(seen, now as i64), How::Gone);
+            let Before { service, endpoint, began, seen, silent, unanswered } = before;
+            let how = if unanswered { How::Unanswered } else { How::Gone };
+            let gone = (i64::midpoint(seen, now as i64), how);
             let (until, how) = silent.map_or(gone, |silent| (silent, How::Silent));
             // Silent since before the recording.
             if until >= 0 {
@@ -199,7 +199,7 @@ impl Notebook {
             self.add(now, &noted);
         } else {
             let Connection { service, endpoint, began, until, how } = noted;
-            let closed = Before { service, endpoint, began, seen: 0, silent: None };
+            let closed = Before { service, endpoint, began, seen: 0, silent: None, unanswered: false };
             self.closed.insert(key, (closed, until, how));
         }
     }
@@ -328,6 +328,10 @@ impl Notebook {
 /// Whether a connection that is there has been closed.
 fn is_over(life: &Life) -> bool {
     life.end.is_some_and(|end| matches!(end.how, Ended::Finished | Ended::Reset))
+}
+
+fn is_unanswered(life: &Life) -> bool {
+    life.end.is_some_and(|end| end.how == Ended::Unanswered)
 }
 
 #[cfg(test)]

@@ -125,6 +125,22 @@ fn what_was_open_before_is_noted_however_it_ends() {
 }
 
 #[test]
+fn what_nobody_answered_before_is_a_connection_only_if_somebody_does() {
+    let mut notebook = notebook(1 << 20);
+    for port in 1..=3 {
+        notebook.meet(&life(port, None, Some((0, Ended::Unanswered))));
+    }
+    notebook.see(10_000, &life(1, None, Some((0, Ended::Unanswered))));
+    notebook.see(10_000, &life(2, None, None));
+    // Gone without a word: the third before the first look, the others after it.
+    notebook.forget(12_000, 10_000);
+    notebook.forget(20_000, 20_000);
+    let expected =
+        [(None, 6_000, How::Unanswered), (None, 15_000, How::Gone), (None, 15_000, How::Unanswered)];
+    assert_eq!(read(notebook).1, expected);
+}
+
+#[test]
 fn udp_ends_with_its_last_packet_also_where_its_entry_stays() {
     let mut notebook = notebook(1 << 20);
     let silent = |port, began, millis| life(port, began, Some((millis, Ended::Silent)));

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use plimsoll_core::time::Span;
 use plimsoll_dataplane::conntrack::{Heard, Lives};
 use plimsoll_sim::recording::{Head, LONGEST, Tail, Why, Writer};
@@ -20,7 +20,7 @@ use plimsoll_sim::recording::{Head, LONGEST, Tail, Why, Writer};
 use crate::output::bytes;
 use clock::Clock;
 use file::Part;
-use names::{Endpoints, Services};
+use names::{Addresses, Services};
 use notebook::Notebook;
 use progress::Progress;
 use stop::Stop;
@@ -39,7 +39,8 @@ of the file for a connection. Error: two timer ticks (2 to 20 ms) for TCP that e
 tells the rest, and the format.
 
 Examples:
-  plimsoll record web.plr --for 1h
+  plimsoll record web.plr --for 1h                                   addresses are hashed
+  plimsoll record web.plr --addresses                                addresses as they are
   plimsoll record web.plr --services /etc/plimsoll/services.yaml     only its Services, by their names
   plimsoll record node-1.plr --salt-file salt                        the same salt on each node: files can be merged
   plimsoll simulate --replay web.plr                                 what would each policy have made of it?")]
@@ -53,17 +54,18 @@ pub(crate) struct Options {
     /// Stop when the file is this large: 64KiB to 1GiB
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
     max_size: u64,
-    /// Record only the Services of this Services file, by their names; without it, every address that connections
-    /// are translated from is a Service
+    /// Record only the Services of this Services file, by their names; without it, every address and port that
+    /// connections are translated from is a Service
     #[arg(long, value_name = "FILE")]
     services: Option<PathBuf>,
-    /// What to call this node, instead of the host's name
+    /// What to call this node, instead of the host's name, which is hashed as addresses are
     #[arg(long, value_name = "NAME", env = "PLIMSOLL_NODE")]
     node: Option<String>,
-    /// Record the endpoints' addresses; without it they are hashed with a salt that is thrown away
+    /// Record addresses and the host's name; without it they are hashed with a salt that is thrown away. The
+    /// port of a Service is told in any case
     #[arg(long)]
     addresses: bool,
-    /// Hash the endpoints' addresses with the salt in this file, so that recordings of several nodes can be merged;
+    /// Hash with the salt in this file, so that recordings of several nodes can be merged;
     /// make it with `openssl rand -base64 32`
     #[arg(long, value_name = "FILE", conflicts_with = "addresses")]
     salt_file: Option<PathBuf>,
@@ -116,21 +118,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Some(path) => Services::of_file(path)?,
         None => Services::ByAddress,
     };
-    let endpoints = match (&options.salt_file, options.addresses) {
-        (Some(path), _) => Endpoints::with_salt_of(path)?,
-        (None, true) => Endpoints::Plain,
-        (None, false) => Endpoints::with_random_salt()?,
+    let addresses = match (&options.salt_file, options.addresses) {
+        (Some(path), _) => Addresses::with_salt_of(path)?,
+        (None, true) => Addresses::Plain,
+        (None, false) => Addresses::with_random_salt()?,
     };
-    let node = node(options.node.as_deref())?;
+    let node = node(options.node.as_deref(), &addresses)?;
     let mut part = Part::begin(&options.file)?;
     let stop = Stop::on_signals()?;
     let lives = Lives::open().context(
         "cannot hear of connections: run as root, or with CAP_NET_ADMIN, in the network namespace of the node",
     )?;
     let clock = Clock::start();
-    let head = Head { node: node.clone(), began: clock.nanos / 1_000_000, salt: endpoints.salt() };
+    let head = Head { node: node.clone(), began: clock.nanos / 1_000_000, salt: addresses.salt() };
     let writer = Writer::new(&head).with_context(|| format!("{node:?} cannot be a node's name"))?;
-    let notebook = Notebook::new(writer, services, endpoints, clock.nanos, options.max_size);
+    let notebook = Notebook::new(writer, services, addresses, clock.nanos, options.max_size);
     let mut recording = Recording { lives, notebook, clock, stop, losses: 0, length: None };
     let why = recording.go_on(options, &mut part)?;
     let length = recording.end()?;
@@ -281,13 +283,14 @@ impl Recording {
 
 const ASKING: &str = "cannot ask the kernel for its connections";
 
-fn node(wanted: Option<&str>) -> anyhow::Result<String> {
+fn node(wanted: Option<&str>, addresses: &Addresses) -> anyhow::Result<String> {
     let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let node = wanted.map(str::to_owned).or_else(host).map(|name| name.trim().to_owned());
-    match node.filter(|name| !name.is_empty()) {
-        Some(node) => Ok(node),
-        None => bail!("this host has no name to be known by; give --node"),
-    }
+    let told = |name: String| Some(name.trim().to_owned()).filter(|name| !name.is_empty());
+    let node = match wanted {
+        Some(wanted) => told(wanted.to_owned()),
+        None => host().and_then(told).map(|host| addresses.node(&host)),
+    };
+    node.context("this host has no name to be known by; give --node")
 }
 
 /// Writes to the standard error. Who records over a connection that broke still gets the file.

@@ -13,7 +13,7 @@ use plimsoll_core::service::{EndpointId, Protocol};
 use plimsoll_dataplane::conntrack::{Entry, How as Ended, Life};
 use plimsoll_sim::recording::{Connection, How, Writer};
 
-use super::names::{Endpoints, Services};
+use super::names::{Addresses, Services};
 
 /// So many connections that were open before are remembered; about 70 bytes each.
 const MOST_BEFORE: usize = 1 << 20;
@@ -42,7 +42,7 @@ struct Before {
 pub(super) struct Notebook {
     pub(super) writer: Writer,
     services: Services,
-    endpoints: Endpoints,
+    addresses: Addresses,
     /// When the recording began, in nanoseconds since 1970.
     began: i64,
     most_bytes: u64,
@@ -68,14 +68,14 @@ impl Notebook {
     pub(super) fn new(
         writer: Writer,
         services: Services,
-        endpoints: Endpoints,
+        addresses: Addresses,
         began: u64,
         most_bytes: u64,
     ) -> Notebook {
         Notebook {
             writer,
             services,
-            endpoints,
+            addresses,
             began: began as i64,
             most_bytes,
             by_key: HashMap::new(),
@@ -277,7 +277,7 @@ impl Notebook {
         let service = if let Some(number) = self.by_key.get(&key) {
             Some(*number)
         } else {
-            let name = self.services.name(key.0, key.1)?;
+            let name = self.services.name(key.0, key.1, &self.addresses)?;
             self.enter_service(key, &name)
         };
         let endpoint = match self.by_endpoint.get(&id) {
@@ -300,7 +300,8 @@ impl Notebook {
 
     /// An endpoint that was not met before; `None` for want of room.
     fn enter_endpoint(&mut self, id: EndpointId) -> Option<u32> {
-        let number = self.has_room().then(|| self.writer.add_endpoint(&self.endpoints.name(id))).flatten()?;
+        let number =
+            self.has_room().then(|| self.writer.add_endpoint(&self.addresses.endpoint(id))).flatten()?;
         self.by_endpoint.insert(id, number);
         Some(number)
     }

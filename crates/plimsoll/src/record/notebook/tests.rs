@@ -46,7 +46,7 @@ fn life(port: u16, began: Option<i64>, end: Option<(i64, Ended)>) -> Life {
 
 fn notebook(most_bytes: u64) -> Notebook {
     let head = Head { node: "n".into(), began: BEGAN / 1_000_000, salt: None };
-    Notebook::new(Writer::new(&head).unwrap(), Services::ByAddress, Endpoints::Plain, BEGAN, most_bytes)
+    Notebook::new(Writer::new(&head).unwrap(), Services::ByAddress, Addresses::Plain, BEGAN, most_bytes)
 }
 
 /// What was noted, with the rest of the recording.

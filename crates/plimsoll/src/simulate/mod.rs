@@ -63,7 +63,7 @@ pub(crate) struct Options {
     html: Option<PathBuf>,
     /// Explain every scenario, policy and way to choose in a sentence, or what is in the recordings, and simulate
     /// nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["service", "capacity", "json", "html", "against"])]
     list: bool,
 }
 
@@ -83,11 +83,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let mut contenders = contenders(&options.policies)?;
+    let mut contenders = contenders(&options.policies, !replayed.is_empty())?;
     let scenarios = if replayed.is_empty() {
         scenarios(&options.scenarios)?
     } else {
-        contenders.insert(0, Contender::AS_RECORDED);
         vec![replay::scenario(&options.recordings)?]
     };
     let is_recorded = |name: &str| name == Contender::AS_RECORDED.policy.name() && !replayed.is_empty();
@@ -206,9 +205,14 @@ fn one_scenario(name: &str) -> anyhow::Result<Named> {
     Ok(Named { scenario: Scenario::parse(name, &text)?, name: stem.into_owned() })
 }
 
-fn contenders(wanted: &str) -> anyhow::Result<Vec<Contender>> {
+/// Who competes; in a replay what really happened comes first, asked for or not.
+fn contenders(wanted: &str, is_replay: bool) -> anyhow::Result<Vec<Contender>> {
     let mut contenders = Vec::new();
+    contenders.extend(is_replay.then_some(Contender::AS_RECORDED));
     for name in wanted.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        if is_replay && name == Contender::AS_RECORDED.policy.name() {
+            continue;
+        }
         let named = if name == "all" { Contender::all() } else { vec![Contender::named(name)?] };
         for contender in named {
             if !contenders.contains(&contender) {
@@ -275,8 +279,8 @@ mod tests {
     #[test]
     fn the_usual_ones_exist() {
         assert_eq!(scenarios(&[]).unwrap().len(), USUAL_SCENARIOS.len());
-        assert_eq!(contenders(USUAL_POLICIES).unwrap().len(), 6);
-        assert!(contenders("all").unwrap().len() > 20);
+        assert_eq!(contenders(USUAL_POLICIES, false).unwrap().len(), 6);
+        assert!(contenders("all", false).unwrap().len() > 20);
         assert_eq!(scenarios(&["all".into()]).unwrap().len(), scenario::library().count());
     }
 
@@ -294,14 +298,17 @@ mod tests {
 
     #[test]
     fn nobody_competes_twice() {
-        assert_eq!(contenders("wlc, waterline,waterline:counter,wlc").unwrap().len(), 2);
+        assert_eq!(contenders("wlc, waterline,waterline:counter,wlc", false).unwrap().len(), 2);
+        let replayed = contenders("wlc,as-recorded,waterline", true).unwrap();
+        assert_eq!((replayed.len(), replayed[0]), (3, Contender::AS_RECORDED));
+        assert!(contenders("as-recorded", false).is_err(), "there is nothing recorded");
     }
 
     #[test]
     fn what_is_unknown_is_told_with_what_there_is() {
         let told = |outcome: anyhow::Result<()>| format!("{:#}", outcome.unwrap_err());
         let scenario = |name: &str| told(scenarios(&[name.to_owned()]).map(drop));
-        let policy = |name: &str| told(contenders(name).map(drop));
+        let policy = |name: &str| told(contenders(name, false).map(drop));
         assert!(scenario("c-mxi").starts_with("there is no scenario `c-mxi`; there are c-mix, c-few"));
         let twice = scenarios(&["c-mix".into(), "all".into()]).map(drop);
         assert!(told(twice).contains("two scenarios are called c-mix"));

@@ -1,6 +1,6 @@
 //! Recordings to be replayed: read, one Service chosen, merged, or listed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,8 @@ pub(super) struct Recordings {
     /// its own, `as-recorded`
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "scenarios")]
     pub(super) replay: Vec<PathBuf>,
-    /// The Service to be replayed, by its name or its address and port; needed if there are several
+    /// The Service to be replayed, by its name or its address and port; needed if there are several. Without the
+    /// family, the one of its families that more was sent to
     #[arg(long, value_name = "NAME", requires = "replay")]
     service: Option<String>,
     /// The capacity of an endpoint relative to the others, which have 1; may be given several times
@@ -145,8 +146,25 @@ fn choose(wanted: Option<&str>, services: &BTreeMap<String, u64>) -> anyhow::Res
         // One that nobody ever reached is not meant.
         None => services.iter().filter(|(_, count)| **count > 0).map(|(name, _)| name).collect(),
     };
+    // A Service of two families is two; what is replayed is the one that more was sent to.
+    let without_family = |name: &&String| {
+        let (rest, family) = name.rsplit_once('/')?;
+        ["ipv4", "ipv6"].contains(&family).then(|| rest.to_owned())
+    };
+    let families = meant.iter().map(without_family).collect::<BTreeSet<_>>();
+    let is_one = families.len() == 1 && !families.contains(&None) && wanted.is_some();
     match (&meant[..], wanted) {
         ([one], _) => Ok((*one).clone()),
+        ([first, rest @ ..], Some(wanted)) if is_one => {
+            let most = rest
+                .iter()
+                .fold(first, |most, name| if services[*name] > services[*most] { name } else { most });
+            let (count, others) = (services[*most], meant.iter().map(|name| services[*name]).sum::<u64>());
+            eprintln!(
+                "plimsoll: {wanted} was reached by several families; replayed is {most}, with {count} of {others} connections"
+            );
+            Ok((*most).clone())
+        }
         ([], Some(wanted)) if !services.is_empty() => {
             bail!("there is no Service {wanted} in the recordings; there are {}", told())
         }
@@ -250,6 +268,13 @@ mod tests {
         assert_eq!(chosen("shop/web").unwrap(), "shop/web/ipv4");
         assert_eq!(chosen("udp/10.96.0.2:53").unwrap(), "udp/10.96.0.2:53");
         assert!(chosen("10.96.0.2:53").unwrap_err().contains("several"));
+        assert!(chosen("tcp").unwrap_err().contains("several"));
+        let both = ["shop/web:http/ipv4", "shop/web:http/ipv6", "shop/web:https/ipv6"];
+        let both: BTreeMap<String, u64> =
+            both.into_iter().zip([3, 5, 9]).map(|(name, n)| (name.to_owned(), n)).collect();
+        assert_eq!(choose(Some("shop/web:http"), &both).unwrap(), "shop/web:http/ipv6", "either family");
+        assert_eq!(choose(Some("shop/web:http/ipv4"), &both).unwrap(), "shop/web:http/ipv4");
+        assert!(choose(None, &both).unwrap_err().to_string().contains("--service"));
         let error = chosen("shop").unwrap_err();
         assert!(
             error.contains("no Service shop") && error.contains("shop/web/ipv4 (4 connections)"),

@@ -247,6 +247,13 @@ fn recordings_of_two_nodes_are_replayed_under_each_policy() {
     let expected =
         ["as-recorded", "jsq-work", "random", "round-robin", "wlc", "waterline:counter", "waterline:edf"];
     assert_eq!(policies, expected);
+    // Either family, and what really happened named too.
+    let either = simulate(&["--json", "--service", "web:http", "--policies", "as-recorded,wlc"], &files);
+    let error = String::from_utf8_lossy(&either.stderr);
+    assert!(either.status.success() && error.contains("replayed is web:http/ipv"), "{error}");
+    for ignored in ["--json", "--service=web:http", "--capacity=a=2"] {
+        assert_eq!(simulate(&["--list", ignored], &files).status.code(), Some(2), "{ignored}");
+    }
     // A file that can be read only once.
     let piped = simulate_piped(&["--json", "--service", "web:http/ipv4"], files[0]);
     assert!(piped.status.success(), "{}", String::from_utf8_lossy(&piped.stderr));

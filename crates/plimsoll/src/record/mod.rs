@@ -1,7 +1,6 @@
 //! `plimsoll record`: the connections that this node sends, written into a file that can be simulated.
 
 mod clock;
-mod file;
 mod names;
 mod notebook;
 mod progress;
@@ -18,8 +17,8 @@ use plimsoll_dataplane::conntrack::{Heard, Lives};
 use plimsoll_sim::recording::{Head, LONGEST, Tail, Why, Writer};
 
 use crate::output::bytes;
+use crate::part::Part;
 use clock::Clock;
-use file::Part;
 use names::{Addresses, Services};
 use notebook::Notebook;
 use progress::Progress;

@@ -291,7 +291,7 @@ fn refuse_the_rest(directory: &Path, good: &Path) {
 
 #[test]
 fn attempts_that_fail_and_a_file_that_is_full_are_told() {
-    if !available(PROGRAMS) {
+    if !available(&[PROGRAMS, &["setpriv"]].concat()) {
         return;
     }
     let stage = Stage::new(1, 1);

@@ -313,7 +313,7 @@ fn tell(options: &Options, tail: &Tail, disturbed: u64, (services, endpoints): (
         bytes(size)
     );
     for note in notes(tail, disturbed) {
-        text += &format!("plimsoll: {note}\n");
+        text.extend(["plimsoll: ", &note, "\n"]);
     }
     say(&text);
 }

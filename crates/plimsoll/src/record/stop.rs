@@ -26,15 +26,17 @@ impl Stop {
         let stop = Stop::default();
         let asked = stop.clone();
         std::thread::Builder::new().name("signals".into()).spawn(move || {
-            for mut signal in signals {
-                let asked = asked.clone();
-                let _ = runtime.spawn(async move {
-                    while signal.recv().await.is_some() {
-                        asked.ask();
-                    }
-                });
-            }
-            runtime.block_on(std::future::pending::<()>());
+            runtime.block_on(async {
+                for mut signal in signals {
+                    let asked = asked.clone();
+                    drop(tokio::spawn(async move {
+                        while signal.recv().await.is_some() {
+                            asked.ask();
+                        }
+                    }));
+                }
+                std::future::pending::<()>().await;
+            });
         })?;
         Ok(stop)
     }

@@ -55,7 +55,7 @@ pub(crate) struct Options {
     #[arg(long)]
     json: bool,
     /// Fail if anybody does worse than this policy in any run, by more than 3 %: by max/mean, p99 or what failed,
-    /// whichever the scenario is about; in a replay `as-recorded` is what really happened
+    /// whichever the scenario is about, or if there was nothing to compare; in a replay `as-recorded` is what really happened
     #[arg(long, value_name = "POLICY")]
     against: Option<String>,
     /// Write a page with pictures to this file, too: load, weights, churn, latency

@@ -103,8 +103,8 @@ pub(crate) fn recorded_connection() -> Result<Vec<Row>> {
     let mut lives = sides[0].node.run(Lives::open)?;
     let mut heard = 0;
     let times = rounds(&sides, address, || {
-        let is_lost = lives.hear(Duration::ZERO, |_| heard += 1)?;
-        ensure!(!is_lost, "the kernel had more to tell than could be heard");
+        let told = lives.hear(Duration::ZERO, |_| heard += 1)?;
+        ensure!(!told.lost, "the kernel had more to tell than could be heard");
         Ok(())
     })?;
     // The time of a connection that was reset is over in the kernel after ten seconds.

@@ -24,7 +24,7 @@ pub fn available(programs: &[&str]) -> bool {
             Some(format!("no network namespace can be made ({error}): run as root, or under `unshare -Urnm`"))
         }
         Ok(_) => programs.iter().find(|program| !installed(program)).map(|program| {
-            format!("`{program}` is not installed: `apt-get install iproute2 nftables conntrack` brings it")
+            format!("`{program}` is not installed: `apt-get install iproute2 nftables conntrack util-linux` brings it")
         }),
     };
     let Some(missing) = missing else { return true };

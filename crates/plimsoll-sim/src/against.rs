@@ -40,11 +40,12 @@ impl Figure {
         }
     }
 
-    fn read(self, measured: &Measured) -> f64 {
+    /// What a run reached; `None` if there was nothing to measure: no connection was open, or no request answered.
+    fn read(self, measured: &Measured) -> Option<f64> {
         match self {
-            Figure::MaxOverMean => measured.max_over_mean.unwrap_or(1.0),
-            Figure::P99 => measured.outcome.latency.quantile(0.99).unwrap_or(0.0),
-            Figure::FailedShare => measured.outcome.failed_share(),
+            Figure::MaxOverMean => measured.max_over_mean,
+            Figure::P99 => measured.outcome.latency.quantile(0.99),
+            Figure::FailedShare => Some(measured.outcome.failed_share()),
         }
     }
 }
@@ -66,23 +67,40 @@ pub struct Worse {
     pub other: f64,
 }
 
-/// Every run of a contender that was worse than that of `other` with the same seed, by more than [`TOLERANCE`].
-pub fn worse(
+/// Runs against those of somebody else.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Comparison {
+    /// How many runs could be compared.
+    pub compared: usize,
+    /// How many could not, since there was nothing to measure in them, or in the other's.
+    pub incomparable: usize,
+    /// Those that were worse.
+    pub worse: Vec<Worse>,
+}
+
+/// Compares the contenders' runs with those of `other` with the same seed: who was worse by more than [`TOLERANCE`]?
+pub fn compare(
     scenarios: &[Named],
     contenders: &[Contender],
     runs: &[Vec<Vec<Run>>],
     other: Contender,
-) -> Vec<Worse> {
-    let mut found = Vec::new();
+) -> Comparison {
+    let mut found = Comparison::default();
     let Some(place) = contenders.iter().position(|contender| *contender == other) else { return found };
     for (named, runs) in scenarios.iter().zip(runs) {
         let figure = Figure::of(&named.scenario);
-        for (contender, own) in contenders.iter().zip(runs) {
+        let rivals = contenders.iter().zip(runs).filter(|(contender, _)| **contender != other);
+        for (contender, own) in rivals {
             for ((own, others), seed) in own.iter().zip(&runs[place]).zip(1..) {
-                let (reached, other) = (figure.read(&own.measured), figure.read(&others.measured));
+                let figures = figure.read(&own.measured).zip(figure.read(&others.measured));
+                let Some((reached, other)) = figures else {
+                    found.incomparable += 1;
+                    continue;
+                };
+                found.compared += 1;
                 if reached > other * (1.0 + TOLERANCE) {
                     let scenario = named.name.clone();
-                    found.push(Worse { scenario, contender: *contender, seed, figure, reached, other });
+                    found.worse.push(Worse { scenario, contender: *contender, seed, figure, reached, other });
                 }
             }
         }
@@ -105,11 +123,24 @@ mod tests {
         let contenders =
             ["jsq-work", "random", "waterline"].map(|name| Contender::named(name).expect("it exists"));
         let runs = run_all(&scenarios, &contenders, 2, 2, Traced::None, &Progress::default());
-        let than_random = worse(&scenarios, &contenders, &runs, contenders[1]);
-        assert!(than_random.is_empty(), "{than_random:?}");
-        let than_oracle = worse(&scenarios, &contenders, &runs, contenders[0]);
+        let than_random = compare(&scenarios, &contenders, &runs, contenders[1]);
+        assert_eq!(than_random, Comparison { compared: 4, ..Comparison::default() });
+        let Comparison { worse: than_oracle, .. } = compare(&scenarios, &contenders, &runs, contenders[0]);
         assert_eq!(than_oracle.iter().map(|worse| worse.seed).collect::<Vec<_>>(), [1, 2, 1, 2]);
         assert!(than_oracle.iter().all(|worse| worse.reached > worse.other));
+    }
+
+    #[test]
+    fn what_measured_nothing_is_as_good_as_nobody() {
+        // So rare and so short that no look meets one.
+        let text = "about = \"rare\"\nuntil = \"20s\"\nmeasured_from = \"10s\"\n[[endpoints]]\ncount = 2\n[clients]\n\
+                    rate = 0.2\nlong_part = 0.0\nshort_life = \"1ms\"\n";
+        let scenario = Scenario::parse("rare", text).expect("it is a scenario");
+        let scenarios = [Named { name: "rare".into(), scenario }];
+        let contenders = ["random", "waterline"].map(|name| Contender::named(name).expect("it exists"));
+        let runs = run_all(&scenarios, &contenders, 2, 1, Traced::None, &Progress::default());
+        let comparison = compare(&scenarios, &contenders, &runs, contenders[0]);
+        assert_eq!(comparison, Comparison { incomparable: 2, ..Comparison::default() });
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod client;
 mod output;
+mod part;
 mod agent;
 mod status;
 mod explain;

@@ -20,7 +20,7 @@ use crate::netlink::{self, Builder, DUMP, Error, Message, Socket, messages, nfge
 /// Of the network namespace of the thread that opens them.
 const DIRECTORY: &str = "/proc/sys/net/netfilter";
 const TIMESTAMP: &str = "/proc/sys/net/netfilter/nf_conntrack_timestamp";
-/// So many datagrams are read at once at most, so that the caller comes to other things.
+/// So many datagrams are read at once at most.
 const AT_ONCE: usize = 4096;
 /// So often a dump is repeated that was overtaken by a change.
 const ATTEMPTS: usize = 5;
@@ -58,8 +58,20 @@ pub struct Life {
     /// When its first packet passed, in nanoseconds since 1970 by this machine's clock; `None` for connections older
     /// than the kernel's taking note of it.
     pub began: Option<u64>,
-    /// Its end; `None` while it is open, or has been closed by one side alone.
+    /// Its end; `None` while it is open, or has been closed by one side alone. Nobody closes UDP: what a look tells of
+    /// an answered one is its last packet so far.
     pub end: Option<End>,
+}
+
+/// What [`Lives::hear`] heard, beside the lives themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Something was heard, be it of connections that are not shown.
+    pub anything: bool,
+    /// More may be waiting to be heard.
+    pub more: bool,
+    /// The kernel had more to tell than could be kept for this listener: some lives are missing.
+    pub lost: bool,
 }
 
 /// Hears of connections' lives, in the network namespace of the thread that opened it.
@@ -99,32 +111,35 @@ impl Lives {
         self.switch.turn_on()
     }
 
-    /// Waits for events, at most this long, and shows the lives of translated connections that ended. Returns
-    /// whether the kernel had more to tell than could be heard, so that some are missing.
-    pub fn hear(&mut self, timeout: Duration, mut each: impl FnMut(&Life)) -> Result<bool, Error> {
+    /// Waits for events, at most this long, and shows the lives of translated connections that ended; not more than
+    /// some thousand at once, so that the caller comes to other things.
+    pub fn hear(&mut self, timeout: Duration, mut each: impl FnMut(&Life)) -> Result<Heard, Error> {
+        let mut heard = Heard::default();
         if !self.events.wait(timeout)? {
-            return Ok(false);
+            return Ok(heard);
         }
-        let mut is_lost = false;
         for _ in 0..AT_ONCE {
             match self.events.receive() {
-                Ok(None) => break,
+                Ok(None) => return Ok(heard),
                 Ok(Some(bytes)) => {
+                    heard.anything = true;
                     let now = now();
                     let noted = messages(bytes).filter_map(|message| Noted::parse(&message));
                     for noted in noted.filter(|noted| noted.entry.is_translated()) {
                         each(&noted.ended(&self.timeouts, now));
                     }
                 }
-                Err(Error::Overrun) => is_lost = true,
+                Err(Error::Overrun) => heard.lost = true,
                 Err(error) => return Err(error),
             }
         }
-        Ok(is_lost)
+        heard.more = true;
+        Ok(heard)
     }
 
     /// Shows every translated connection that the kernel still knows, some of them twice if it has to look twice.
-    /// Closed ones whose entry stays for a while have an end. About 2 us for each, and 0.3 us for each other entry.
+    /// Closed ones whose entry stays for a while have an end, and so has UDP: its last packet so far. What is left of a
+    /// timeout is told in whole seconds, rounded down, so such an end may be a second too early. About 2 us for each, and 0.3 us for each other entry.
     pub fn look(&mut self, mut each: impl FnMut(&Life)) -> Result<(), Error> {
         let filter = Filter { translated: true, ..Filter::default() };
         let timeouts = self.timeouts;
@@ -297,8 +312,12 @@ impl Noted {
 
     /// The life of a connection whose entry is there.
     fn present(&self, timeouts: &Timeouts, now: u64) -> Life {
-        let is_over = matches!(self.tcp, Some(TIME_WAIT | CLOSE)) || self.how() == How::Unanswered;
-        let end = is_over.then(|| self.ended(timeouts, now).end).flatten();
+        let how = match self.how() {
+            How::Unanswered => Some(How::Unanswered),
+            _ if self.entry.protocol == Protocol::Udp.number() => Some(How::Silent),
+            how => matches!(self.tcp, Some(TIME_WAIT | CLOSE)).then_some(how),
+        };
+        let end = how.zip(self.ended(timeouts, now).end).map(|(how, end)| End { how, ..end });
         Life { entry: self.entry, began: self.began, end }
     }
 
@@ -431,5 +450,11 @@ mod tests {
         let end_at = time_wait.present(&TIMEOUTS, 2000 * NANOS).end.unwrap();
         assert_eq!((end_at.at / NANOS, end_at.how), (1980, How::Finished));
         assert_eq!((end(3, 432_000), end(5, 60)), (None, None));
+        let mut udp = noted(None, Some(70 * NANOS), (1000, 0));
+        (udp.stopped, udp.entry.protocol) = (None, Protocol::Udp.number());
+        let end_at = udp.present(&TIMEOUTS, 2000 * NANOS).end.unwrap();
+        assert_eq!((end_at.at / NANOS, end_at.how), (1950, How::Silent), "nobody closes UDP");
+        udp.entry.status = 0;
+        assert_eq!(udp.present(&TIMEOUTS, 2000 * NANOS).end.unwrap().how, How::Unanswered);
     }
 }

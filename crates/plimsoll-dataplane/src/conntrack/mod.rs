@@ -12,7 +12,7 @@ mod tests;
 
 pub use entry::{Direction, Entry, Flow, TcpState, check_bytes};
 pub use events::{Ended, Events, RECEIVE_BUFFER};
-pub use lives::{End, How, Life, Lives};
+pub use lives::{End, Heard, How, Life, Lives};
 
 use std::collections::BTreeSet;
 

@@ -12,6 +12,8 @@ pub use write::Writer;
 
 /// What every recording begins with; the number is the version of the format.
 const MAGIC: &[u8] = b"plimsoll-recording 1\n";
+/// What recordings of every version begin with.
+const MAGIC_OF_ALL: &[u8] = b"plimsoll-recording ";
 /// The longest name, in bytes.
 pub const LONGEST_NAME: usize = 256;
 /// The most Services in a recording.
@@ -44,9 +46,9 @@ pub struct Tail {
     pub connections: u64,
     /// How often the kernel had more to tell than could be heard: each time, some connections are missing.
     pub losses: u64,
-    /// Connections that were seen and not recorded, for want of room.
+    /// Connections that were seen and not recorded, for want of room or because nobody knows when they began.
     pub left_out: u64,
-    /// By how many milliseconds the node's clock was set while it recorded.
+    /// By how many milliseconds the node's clock was set, which ended the recording.
     pub clock_moved: i64,
     /// Why it ended.
     pub why: Why,
@@ -61,10 +63,12 @@ pub enum Why {
     Full,
     /// It was stopped.
     Stopped,
+    /// The clock was set, or the node slept: what came after could not be compared with what came before.
+    Clock,
 }
 
 impl Why {
-    const ALL: [Why; 3] = [Why::Time, Why::Full, Why::Stopped];
+    const ALL: [Why; 4] = [Why::Time, Why::Full, Why::Stopped, Why::Clock];
 }
 
 /// How a connection ended.

@@ -3,8 +3,8 @@
 use super::block::{BACK, FRONT, Kind, LONGEST as LONGEST_BLOCK, Rest, checksum, seal};
 use super::write::UNKNOWN;
 use super::{
-    Connection, Contents, Error, Head, How, LONGEST, LONGEST_LIFE, MAGIC, MOST_ENDPOINTS, MOST_SERVICES,
-    Tail, Why,
+    Connection, Contents, Error, Head, How, LONGEST, LONGEST_LIFE, MAGIC, MAGIC_OF_ALL, MOST_ENDPOINTS,
+    MOST_SERVICES, Tail, Why,
 };
 
 const COPY_AGAIN: &str = "copy it again from where it was recorded";
@@ -81,7 +81,7 @@ fn begin(bytes: &[u8]) -> Result<usize, Error> {
     let common = bytes.iter().zip(MAGIC).take_while(|(a, b)| a == b).count();
     let what = if common == bytes.len() {
         format!("it is cut short; {COPY_AGAIN}")
-    } else if common == MAGIC.len() - 2 {
+    } else if bytes.starts_with(MAGIC_OF_ALL) {
         "it is a recording of another version of the format; read it with the plimsoll that wrote it"
             .to_owned()
     } else {
@@ -224,16 +224,17 @@ fn read_connection(rest: &mut Rest<'_>, previous: i64) -> Option<Connection> {
     Some(Connection { service, endpoint, began, until, how })
 }
 
-/// Reads arbitrary bytes as a recording, once as they are and once as the insides of undamaged blocks, and returns
-/// how many connections it understood: what a fuzzer calls.
-pub fn check_bytes(bytes: &[u8]) -> usize {
+/// Reads arbitrary bytes as a recording, once as they are and once as the insides of undamaged blocks, shows what it
+/// understood, and returns how many connections that were: what a fuzzer calls.
+pub fn check_bytes(bytes: &[u8], mut each: impl FnMut(Contents, Vec<Connection>)) -> usize {
     let mut understood = 0;
     let mut check = |bytes: &[u8]| {
-        let mut shown = 0;
-        match read(bytes, |_| shown += 1) {
+        let mut shown = Vec::new();
+        match read(bytes, |connection| shown.push(*connection)) {
             Ok(contents) => {
-                assert_eq!(contents.tail.connections, shown, "each is shown once");
-                understood += shown as usize;
+                assert_eq!(contents.tail.connections, shown.len() as u64, "each is shown once");
+                understood += shown.len();
+                each(contents, shown);
             }
             Err(error) => assert!(error.at <= bytes.len() && !error.what.is_empty()),
         }

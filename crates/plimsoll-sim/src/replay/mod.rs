@@ -313,10 +313,16 @@ fn notes(parts: &[Part], length: i64, unanswered: usize) -> Vec<String> {
             ));
         }
         if tail.left_out > 0 {
-            notes.push(format!("{name}: {} connections were left out for want of room", tail.left_out));
+            notes.push(format!(
+                "{name}: {} connections were left out for want of room or of a beginning",
+                tail.left_out
+            ));
         }
-        if tail.clock_moved.abs() > 1000 {
-            notes.push(format!("{name}: the clock was set by {} ms while it was recorded", tail.clock_moved));
+        if tail.clock_moved != 0 {
+            notes.push(format!(
+                "{name}: the clock was set by {} ms, which ended the recording",
+                tail.clock_moved
+            ));
         }
         let unused = tail.length as i64 - length;
         if unused * 10 > tail.length as i64 {
@@ -331,6 +337,18 @@ fn notes(parts: &[Part], length: i64, unanswered: usize) -> Vec<String> {
         notes.push(format!("{unanswered} attempts were refused or not answered; they are not replayed"));
     }
     notes
+}
+
+/// Makes a scenario of each Service of an arbitrary recording, and returns how many could be replayed: what a fuzzer
+/// calls.
+pub fn check_recording(contents: &Contents, connections: &[Connection]) -> usize {
+    let merged = (0_u32..).zip(&contents.services).map(|(number, service)| {
+        let own = connections.iter().filter(|connection| connection.service == number).copied().collect();
+        let part = Part { name: "arbitrary".into(), contents: contents.clone(), connections: own };
+        merge(service, &[part], &BTreeMap::new())
+    });
+    // Each takes a copy of all names: no more than a few.
+    merged.take(4).filter(|merged| merged.as_ref().is_ok_and(|replay| !replay.endpoints.is_empty())).count()
 }
 
 #[cfg(test)]

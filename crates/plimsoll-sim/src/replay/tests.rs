@@ -3,7 +3,7 @@
 use super::*;
 use crate::batch::{self, Progress};
 use crate::catalogue::Contender;
-use crate::recording::{Head, Tail, Why};
+use crate::recording::{Head, Tail, Why, check_bytes};
 
 const HOUR: i64 = 1_700_000_000_000;
 
@@ -159,5 +159,44 @@ fn endpoints_that_come_and_go_serve_while_they_are_there() {
         let measured = batch::run(&replay.scenario, contender, 1, None, &Progress::default()).measured;
         assert_eq!(measured.outcome.failed, 0, "{contender}");
         assert!(measured.max_over_mean.unwrap() < 1.5, "{contender}: {:?}", measured.max_over_mean);
+    }
+}
+
+#[test]
+fn numbers_at_the_ends_of_what_a_recording_can_say_are_no_trouble() {
+    for clock_moved in [i64::MIN, i64::MAX] {
+        let mut one = part("n1", HOUR, 60_000, steady(1_000, 50, 1_000, 500, 3));
+        one.contents.tail.clock_moved = clock_moved;
+        one.contents.tail.losses = u64::MAX;
+        let notes = merged(std::slice::from_ref(&one)).notes.join("\n");
+        assert!(notes.contains(&format!("the clock was set by {clock_moved} ms")), "{notes}");
+        assert_eq!(check_recording(&one.contents, &one.connections), 1);
+    }
+    let began = (u64::MAX / 4) as i64;
+    let late = part("n1", began, 60_000, vec![(0, Some(-3_155_760_000_000), 0, How::Finished)]);
+    assert_eq!(check_recording(&late.contents, &late.connections), 0);
+}
+
+#[test]
+fn the_corpus_of_recordings_is_merged_or_refused() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/recording");
+    let mut replayed = 0;
+    for file in std::fs::read_dir(corpus).expect("it is part of the project") {
+        let bytes = std::fs::read(file.expect("it can be listed").path()).expect("it can be read");
+        check_bytes(&bytes, |contents, connections| {
+            replayed += check_recording(&contents, &connections);
+        });
+    }
+    assert!(replayed > 0, "none could be replayed");
+}
+
+proptest::proptest! {
+    #[test]
+    fn arbitrary_recordings_are_merged_or_refused(
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..600),
+    ) {
+        check_bytes(&bytes, |contents, connections| {
+            check_recording(&contents, &connections);
+        });
     }
 }

@@ -49,9 +49,14 @@ impl Services {
     }
 
     /// The Service that a client reaches here; `None` if it is not to be recorded.
-    pub(super) fn name(&self, protocol: Protocol, asked: SocketAddr) -> Option<Arc<str>> {
+    pub(super) fn name(
+        &self,
+        protocol: Protocol,
+        asked: SocketAddr,
+        addresses: &Addresses,
+    ) -> Option<Arc<str>> {
         match self {
-            Services::ByAddress => Some(format!("{protocol}/{asked}").into()),
+            Services::ByAddress => Some(addresses.service(protocol, asked).into()),
             Services::Known(by_address, by_port) => by_address
                 .get(&(protocol, asked))
                 .or_else(|| by_port.get(&(protocol, Family::of(asked.ip()), asked.port())))
@@ -60,23 +65,23 @@ impl Services {
     }
 }
 
-/// How endpoints are told.
-pub(super) enum Endpoints {
-    /// By their addresses.
+/// How addresses are told, and the host's name, in which there often is one.
+pub(super) enum Addresses {
+    /// As they are.
     Plain,
     /// By a keyed hash of them.
     Hashed(hmac::Key),
 }
 
-impl Endpoints {
+impl Addresses {
     /// Hashed with a salt that nobody will ever know.
-    pub(super) fn with_random_salt() -> anyhow::Result<Endpoints> {
+    pub(super) fn with_random_salt() -> anyhow::Result<Addresses> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &ring::rand::SystemRandom::new());
-        Ok(Endpoints::Hashed(key.ok().context("the system has no random numbers to hash addresses with")?))
+        Ok(Addresses::Hashed(key.ok().context("the system has no random numbers to hash addresses with")?))
     }
 
     /// Hashed with what this file holds, apart from white space around it.
-    pub(super) fn with_salt_of(path: &Path) -> anyhow::Result<Endpoints> {
+    pub(super) fn with_salt_of(path: &Path) -> anyhow::Result<Addresses> {
         use std::io::Read as _;
         let mut salt = Vec::new();
         std::fs::File::open(path)
@@ -91,21 +96,44 @@ impl Endpoints {
                 salt.len()
             );
         }
-        Ok(Endpoints::Hashed(hmac::Key::new(hmac::HMAC_SHA256, salt)))
+        Ok(Addresses::Hashed(hmac::Key::new(hmac::HMAC_SHA256, salt)))
     }
 
     /// The same for recordings whose endpoints can be compared; `None` where their addresses are told.
     pub(super) fn salt(&self) -> Option<u64> {
         match self {
-            Endpoints::Plain => None,
-            Endpoints::Hashed(key) => Some(hash(key, "plimsoll: which salt")),
+            Addresses::Plain => None,
+            Addresses::Hashed(key) => Some(hash(key, "plimsoll: which salt")),
         }
     }
 
-    pub(super) fn name(&self, endpoint: EndpointId) -> String {
+    pub(super) fn endpoint(&self, endpoint: EndpointId) -> String {
+        self.told(&endpoint.to_string())
+    }
+
+    /// A Service that is known by its address alone. Its port is always told, for Services to be told apart by it.
+    pub(super) fn service(&self, protocol: Protocol, asked: SocketAddr) -> String {
         match self {
-            Endpoints::Plain => endpoint.to_string(),
-            Endpoints::Hashed(key) => format!("#{:016x}", hash(key, &format!("plimsoll: {endpoint}"))),
+            Addresses::Plain => format!("{protocol}/{asked}"),
+            Addresses::Hashed(_) => {
+                let hashed = self.told(&format!("the Service {}", asked.ip()));
+                format!("{protocol}/{hashed}:{}", asked.port())
+            }
+        }
+    }
+
+    /// A node that is known by the host's name alone.
+    pub(super) fn node(&self, host: &str) -> String {
+        match self {
+            Addresses::Plain => host.to_owned(),
+            Addresses::Hashed(_) => self.told(&format!("the node {host}")),
+        }
+    }
+
+    fn told(&self, what: &str) -> String {
+        match self {
+            Addresses::Plain => what.to_owned(),
+            Addresses::Hashed(key) => format!("#{:016x}", hash(key, &format!("plimsoll: {what}"))),
         }
     }
 }
@@ -133,7 +161,8 @@ mod tests {
         let path = directory.path().join("services.yaml");
         std::fs::write(&path, SERVICES).unwrap();
         let services = Services::of_file(&path).unwrap();
-        let name = |protocol, asked: &str| services.name(protocol, asked.parse().unwrap());
+        let plain = Addresses::Plain;
+        let name = |protocol, asked: &str| services.name(protocol, asked.parse().unwrap(), &plain);
         assert_eq!(name(Protocol::Tcp, "10.96.0.1:80").as_deref(), Some("shop/web:http/ipv4"));
         assert_eq!(name(Protocol::Tcp, "192.0.2.1:30080").as_deref(), Some("shop/web:http/ipv4"));
         assert_eq!(name(Protocol::Tcp, "[fd96::1]:80").as_deref(), Some("shop/web:http/ipv6"));
@@ -141,7 +170,20 @@ mod tests {
         assert_eq!(name(Protocol::Tcp, "10.96.0.2:80"), None);
         let all = Services::ByAddress;
         let asked = "10.96.0.2:80".parse().unwrap();
-        assert_eq!(all.name(Protocol::Udp, asked).as_deref(), Some("udp/10.96.0.2:80"));
+        assert_eq!(all.name(Protocol::Udp, asked, &plain).as_deref(), Some("udp/10.96.0.2:80"));
+    }
+
+    #[test]
+    fn without_asking_no_address_is_told() {
+        let addresses = Addresses::with_random_salt().unwrap();
+        let asked: SocketAddr = "[fd96::1]:80".parse().unwrap();
+        let name = |port| addresses.service(Protocol::Tcp, SocketAddr::new(asked.ip(), port));
+        assert!(name(80).starts_with("tcp/#") && name(80).ends_with(":80") && !name(80).contains("fd96"));
+        assert_eq!(name(80).strip_suffix(":80"), name(443).strip_suffix(":443"), "one address, two ports");
+        let node = addresses.node("ip-10-0-1-11");
+        assert!(node.starts_with('#') && !node.contains("10-0"), "{node}");
+        assert_ne!(node, addresses.node("ip-10-0-1-12"));
+        assert_eq!(Addresses::Plain.node("n1"), "n1");
     }
 
     #[test]
@@ -149,16 +191,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("salt");
         let endpoint = EndpointId { address: [10, 1, 0, 11].into(), port: 8080, protocol: Protocol::Tcp };
-        assert_eq!(Endpoints::Plain.name(endpoint), "tcp/10.1.0.11:8080");
+        assert_eq!(Addresses::Plain.endpoint(endpoint), "tcp/10.1.0.11:8080");
         std::fs::write(&path, "0123456789abcdef\n").unwrap();
-        let [a, b] = [(), ()].map(|()| Endpoints::with_salt_of(&path).unwrap());
-        assert_eq!((a.name(endpoint), a.salt()), (b.name(endpoint), b.salt()));
-        let random = Endpoints::with_random_salt().unwrap();
-        assert_ne!(random.name(endpoint), a.name(endpoint));
+        let [a, b] = [(), ()].map(|()| Addresses::with_salt_of(&path).unwrap());
+        assert_eq!((a.endpoint(endpoint), a.salt()), (b.endpoint(endpoint), b.salt()));
+        let random = Addresses::with_random_salt().unwrap();
+        assert_ne!(random.endpoint(endpoint), a.endpoint(endpoint));
         assert_ne!(random.salt(), a.salt());
-        assert!(random.name(endpoint).len() == 17 && !random.name(endpoint).contains("10.1"));
+        assert!(random.endpoint(endpoint).len() == 17 && !random.endpoint(endpoint).contains("10.1"));
         std::fs::write(&path, "short\n").unwrap();
-        let error = Endpoints::with_salt_of(&path).err().unwrap().to_string();
+        let error = Addresses::with_salt_of(&path).err().unwrap().to_string();
         assert!(error.contains("has 5") && error.contains("openssl"), "{error}");
     }
 }

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use plimsoll_sim::against;
-use plimsoll_sim::batch::{self, Named, Progress, Traced};
+use plimsoll_sim::batch::{self, Named, Progress, Run, Traced};
 use plimsoll_sim::catalogue::{self, Contender};
 use plimsoll_sim::results::{self, Row};
 use plimsoll_sim::scenario::{self, Scenario};
@@ -55,7 +55,7 @@ pub(crate) struct Options {
     #[arg(long)]
     json: bool,
     /// Fail if anybody does worse than this policy in any run, by more than 3 %: by max/mean, p99 or what failed,
-    /// whichever the scenario is about; in a replay `as-recorded` is what really happened
+    /// whichever the scenario is about, or if there was nothing to compare; in a replay `as-recorded` is what really happened
     #[arg(long, value_name = "POLICY")]
     against: Option<String>,
     /// Write a page with pictures to this file, too: load, weights, churn, latency
@@ -63,7 +63,7 @@ pub(crate) struct Options {
     html: Option<PathBuf>,
     /// Explain every scenario, policy and way to choose in a sentence, or what is in the recordings, and simulate
     /// nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["service", "capacity", "json", "html", "against"])]
     list: bool,
 }
 
@@ -83,11 +83,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let mut contenders = contenders(&options.policies)?;
+    let mut contenders = contenders(&options.policies, !replayed.is_empty())?;
     let scenarios = if replayed.is_empty() {
         scenarios(&options.scenarios)?
     } else {
-        contenders.insert(0, Contender::AS_RECORDED);
         vec![replay::scenario(&options.recordings)?]
     };
     let is_recorded = |name: &str| name == Contender::AS_RECORDED.policy.name() && !replayed.is_empty();
@@ -112,17 +111,46 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         tables(&scenarios, &rows, options.seeds)?;
     }
     let Some(other) = other else { return Ok(ExitCode::SUCCESS) };
-    let mut worse = against::worse(&scenarios, &contenders, &runs, other);
     // What happened is no competitor.
-    worse.retain(|worse| worse.contender != Contender::AS_RECORDED);
+    let is_rival = |contender: &Contender| *contender != Contender::AS_RECORDED || other == *contender;
+    let (rivals, runs) = rivals(contenders, runs, is_rival);
+    judge(&against::compare(&scenarios, &rivals, &runs, other), other)
+}
+
+/// Only these contenders, with their runs.
+fn rivals(
+    contenders: Vec<Contender>,
+    runs: Vec<Vec<Vec<Run>>>,
+    is_rival: impl Fn(&Contender) -> bool,
+) -> (Vec<Contender>, Vec<Vec<Vec<Run>>>) {
+    let of_rivals = |runs: Vec<Vec<Run>>| {
+        let pairs = contenders.iter().zip(runs);
+        pairs.filter(|(contender, _)| is_rival(contender)).map(|(_, runs)| runs).collect()
+    };
+    let runs = runs.into_iter().map(of_rivals).collect();
+    (contenders.into_iter().filter(is_rival).collect(), runs)
+}
+
+/// Tells how they did against `other`; a success if nobody did worse.
+fn judge(comparison: &against::Comparison, other: Contender) -> anyhow::Result<ExitCode> {
+    let against::Comparison { compared, incomparable, worse } = comparison;
+    if *compared == 0 {
+        bail!(
+            "nothing could be compared with {other}: no connection was open at the looks each half second, or nobody \
+             else competes; record or simulate for longer, and name a policy with --policies"
+        );
+    }
     let told = worse.iter().map(|worse| {
         let against::Worse { scenario, contender, seed, figure, reached, other } = worse;
         let figure = figure.name();
         format!("  {contender} in {scenario}, seed {seed}: {figure} {reached:.4} instead of {other:.4}\n")
     });
     let told: String = told.collect();
-    eprint!("\nworse than {other} in {} runs\n{told}", worse.len());
-    Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    eprint!("\nworse than {other} in {} of {compared} runs\n{told}", worse.len());
+    if *incomparable > 0 {
+        eprintln!("{incomparable} runs could not be compared: there was nothing to measure in them");
+    }
+    Ok(if worse.is_empty() && *incomparable == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// How much there is to do: runs, and seconds of virtual time.
@@ -177,9 +205,14 @@ fn one_scenario(name: &str) -> anyhow::Result<Named> {
     Ok(Named { scenario: Scenario::parse(name, &text)?, name: stem.into_owned() })
 }
 
-fn contenders(wanted: &str) -> anyhow::Result<Vec<Contender>> {
+/// Who competes; in a replay what really happened comes first, asked for or not.
+fn contenders(wanted: &str, is_replay: bool) -> anyhow::Result<Vec<Contender>> {
     let mut contenders = Vec::new();
+    contenders.extend(is_replay.then_some(Contender::AS_RECORDED));
     for name in wanted.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        if is_replay && name == Contender::AS_RECORDED.policy.name() {
+            continue;
+        }
         let named = if name == "all" { Contender::all() } else { vec![Contender::named(name)?] };
         for contender in named {
             if !contenders.contains(&contender) {
@@ -246,21 +279,36 @@ mod tests {
     #[test]
     fn the_usual_ones_exist() {
         assert_eq!(scenarios(&[]).unwrap().len(), USUAL_SCENARIOS.len());
-        assert_eq!(contenders(USUAL_POLICIES).unwrap().len(), 6);
-        assert!(contenders("all").unwrap().len() > 20);
+        assert_eq!(contenders(USUAL_POLICIES, false).unwrap().len(), 6);
+        assert!(contenders("all", false).unwrap().len() > 20);
         assert_eq!(scenarios(&["all".into()]).unwrap().len(), scenario::library().count());
     }
 
     #[test]
+    fn a_comparison_of_nothing_fails() {
+        let judged = |compared, incomparable| {
+            let comparison = against::Comparison { compared, incomparable, worse: Vec::new() };
+            judge(&comparison, Contender::AS_RECORDED)
+        };
+        let error = judged(0, 3).unwrap_err().to_string();
+        assert!(error.contains("nothing could be compared with as-recorded"), "{error}");
+        assert_eq!(judged(2, 1).unwrap(), ExitCode::FAILURE);
+        assert_eq!(judged(2, 0).unwrap(), ExitCode::SUCCESS);
+    }
+
+    #[test]
     fn nobody_competes_twice() {
-        assert_eq!(contenders("wlc, waterline,waterline:counter,wlc").unwrap().len(), 2);
+        assert_eq!(contenders("wlc, waterline,waterline:counter,wlc", false).unwrap().len(), 2);
+        let replayed = contenders("wlc,as-recorded,waterline", true).unwrap();
+        assert_eq!((replayed.len(), replayed[0]), (3, Contender::AS_RECORDED));
+        assert!(contenders("as-recorded", false).is_err(), "there is nothing recorded");
     }
 
     #[test]
     fn what_is_unknown_is_told_with_what_there_is() {
         let told = |outcome: anyhow::Result<()>| format!("{:#}", outcome.unwrap_err());
         let scenario = |name: &str| told(scenarios(&[name.to_owned()]).map(drop));
-        let policy = |name: &str| told(contenders(name).map(drop));
+        let policy = |name: &str| told(contenders(name, false).map(drop));
         assert!(scenario("c-mxi").starts_with("there is no scenario `c-mxi`; there are c-mix, c-few"));
         let twice = scenarios(&["c-mix".into(), "all".into()]).map(drop);
         assert!(told(twice).contains("two scenarios are called c-mix"));

@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::Context as _;
 use plimsoll_core::time::Timestamp;
 use plimsoll_sim::batch::{Named, Run};
 use plimsoll_sim::catalogue::Contender;
 use plimsoll_sim::results::{self, Row};
 use plimsoll_sim::trace::{Point, Trace};
+
+use crate::part::Part;
 
 use super::svg::{Axis, Plot, Scale, colour, escape};
 
@@ -33,19 +34,10 @@ pub(super) fn write(
     runs: &[Vec<Vec<Run>>],
     rows: &[Row],
 ) -> anyhow::Result<()> {
-    let text = html(scenarios, contenders, runs, rows);
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".part");
-    let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&beside);
-    }
-    written.with_context(|| {
-        format!(
-            "cannot write the page {}; does its directory exist, and may you write there?",
-            path.display()
-        )
-    })
+    let mut part = Part::begin_over(path)?;
+    part.write(html(scenarios, contenders, runs, rows).as_bytes())?;
+    part.finish()?;
+    Ok(())
 }
 
 fn html(scenarios: &[Named], contenders: &[Contender], runs: &[Vec<Vec<Run>>], rows: &[Row]) -> String {
@@ -228,6 +220,7 @@ mod tests {
     fn it_is_written_whole_or_not_at_all() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("page.html");
+        write(&path, &[], &[], &[], &[]).unwrap();
         write(&path, &[], &[], &[], &[]).unwrap();
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
         let error = write(&directory.path().join("no/page.html"), &[], &[], &[], &[]).unwrap_err();

@@ -1,6 +1,6 @@
 //! Recordings to be replayed: read, one Service chosen, merged, or listed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,8 @@ use plimsoll_sim::replay::{self, MOST_CONNECTIONS, Part};
 
 /// The largest recording that is read, a little more than `plimsoll record` writes at most.
 const LARGEST: u64 = (1 << 30) + (1 << 20);
+/// So many lines, of a Service and an endpoint, are listed of each recording.
+const MOST_LISTED: usize = 1 << 16;
 /// So many Services and endpoints are told in a message.
 const MOST_TOLD: usize = 20;
 
@@ -21,7 +23,8 @@ pub(super) struct Recordings {
     /// its own, `as-recorded`
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "scenarios")]
     pub(super) replay: Vec<PathBuf>,
-    /// The Service to be replayed, by its name or its address and port; needed if there are several
+    /// The Service to be replayed, by its name or its address and port; needed if there are several. Without the
+    /// family, the one of its families that more was sent to
     #[arg(long, value_name = "NAME", requires = "replay")]
     service: Option<String>,
     /// The capacity of an endpoint relative to the others, which have 1; may be given several times
@@ -38,32 +41,62 @@ fn capacity(text: &str) -> Result<(String, f64), String> {
     }
 }
 
-/// Reads the recordings and makes a scenario of them. What is to be kept in mind goes to the standard error.
-pub(super) fn scenario(options: &Recordings) -> anyhow::Result<Named> {
-    let service = choose(options.service.as_deref(), &services(&options.replay)?)?;
-    let mut parts = Vec::new();
-    let mut count = 0;
-    for path in &options.replay {
+/// A recording that was read and is whole.
+struct Whole {
+    path: PathBuf,
+    /// Kept, since not every file can be read twice.
+    bytes: Vec<u8>,
+    contents: Contents,
+    /// By Service, its connections, those refused or not answered left out.
+    counts: Vec<u64>,
+}
+
+impl Whole {
+    fn read(path: &Path) -> anyhow::Result<Whole> {
         let bytes = read(path)?;
-        let mut connections = Vec::new();
-        // Whether it is whole is known by now.
-        let names = contents(path, &bytes, |_| {})?.services;
-        let number = names.iter().position(|name| *name == service).map(|number| number as u32);
+        let mut counts: Vec<u64> = Vec::new();
         let contents = contents(path, &bytes, |connection| {
-            if Some(connection.service) == number {
-                count += 1;
-                if count <= MOST_CONNECTIONS {
+            let place = connection.service as usize;
+            if counts.len() <= place {
+                counts.resize(place + 1, 0);
+            }
+            counts[place] += u64::from(connection.how != How::Unanswered);
+        })?;
+        counts.resize(contents.services.len(), 0);
+        Ok(Whole { path: path.to_owned(), bytes, contents, counts })
+    }
+
+    /// The connections of a Service; nothing if these and `count` are more than can be replayed.
+    fn part(self, service: &str, count: &mut usize) -> anyhow::Result<Option<Part>> {
+        let number = self.contents.services.iter().position(|name| name == service);
+        let mut connections = Vec::new();
+        contents(&self.path, &self.bytes, |connection| {
+            if Some(connection.service as usize) == number {
+                *count += 1;
+                if *count <= MOST_CONNECTIONS {
                     connections.push(*connection);
                 }
             }
         })?;
-        if count > MOST_CONNECTIONS {
+        let part = Part { name: self.path.display().to_string(), contents: self.contents, connections };
+        Ok((*count <= MOST_CONNECTIONS).then_some(part))
+    }
+}
+
+/// Reads the recordings and makes a scenario of them. What is to be kept in mind goes to the standard error.
+pub(super) fn scenario(options: &Recordings) -> anyhow::Result<Named> {
+    let read = options.replay.iter().map(|path| Whole::read(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let service = choose(options.service.as_deref(), &services(&read))?;
+    let mut count = 0;
+    let mut parts = Vec::new();
+    for whole in read {
+        let Some(part) = whole.part(&service, &mut count)? else {
             bail!(
                 "{service} has more than {MOST_CONNECTIONS} connections, too many to be replayed; record for a shorter \
                  time"
             );
-        }
-        parts.push(Part { name: path.display().to_string(), contents, connections });
+        };
+        parts.push(part);
     }
     let capacities: BTreeMap<String, f64> = options.capacity.iter().cloned().collect();
     let replay = match replay::merge(&service, &parts, &capacities) {
@@ -77,24 +110,14 @@ pub(super) fn scenario(options: &Recordings) -> anyhow::Result<Named> {
 }
 
 /// Every Service in the recordings, with its connections, those refused or not answered left out.
-fn services(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<String, u64>> {
+fn services(read: &[Whole]) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
-    for path in paths {
-        let bytes = read(path)?;
-        let mut counts: Vec<u64> = Vec::new();
-        let contents = contents(path, &bytes, |connection| {
-            let place = connection.service as usize;
-            if counts.len() <= place {
-                counts.resize(place + 1, 0);
-            }
-            counts[place] += u64::from(connection.how != How::Unanswered);
-        })?;
-        for (name, count) in contents.services.into_iter().zip(counts.into_iter().chain(std::iter::repeat(0)))
-        {
-            *all.entry(name).or_default() += count;
+    for whole in read {
+        for (name, count) in whole.contents.services.iter().zip(&whole.counts) {
+            *all.entry(name.clone()).or_default() += count;
         }
     }
-    Ok(all)
+    all
 }
 
 /// The Service that is meant, if it is clear.
@@ -123,8 +146,25 @@ fn choose(wanted: Option<&str>, services: &BTreeMap<String, u64>) -> anyhow::Res
         // One that nobody ever reached is not meant.
         None => services.iter().filter(|(_, count)| **count > 0).map(|(name, _)| name).collect(),
     };
+    // A Service of two families is two; what is replayed is the one that more was sent to.
+    let without_family = |name: &&String| {
+        let (rest, family) = name.rsplit_once('/')?;
+        ["ipv4", "ipv6"].contains(&family).then(|| rest.to_owned())
+    };
+    let families = meant.iter().map(without_family).collect::<BTreeSet<_>>();
+    let is_one = families.len() == 1 && !families.contains(&None) && wanted.is_some();
     match (&meant[..], wanted) {
         ([one], _) => Ok((*one).clone()),
+        ([first, rest @ ..], Some(wanted)) if is_one => {
+            let most = rest
+                .iter()
+                .fold(first, |most, name| if services[*name] > services[*most] { name } else { most });
+            let (count, others) = (services[*most], meant.iter().map(|name| services[*name]).sum::<u64>());
+            eprintln!(
+                "plimsoll: {wanted} was reached by several families; replayed is {most}, with {count} of {others} connections"
+            );
+            Ok((*most).clone())
+        }
         ([], Some(wanted)) if !services.is_empty() => {
             bail!("there is no Service {wanted} in the recordings; there are {}", told())
         }
@@ -138,13 +178,8 @@ fn choose(wanted: Option<&str>, services: &BTreeMap<String, u64>) -> anyhow::Res
 pub(super) fn list(paths: &[PathBuf]) -> anyhow::Result<()> {
     for (number, path) in paths.iter().enumerate() {
         let bytes = read(path)?;
-        let mut counts: BTreeMap<(u32, u32), (u64, u64, u64)> = BTreeMap::new();
-        let contents = contents(path, &bytes, |connection| {
-            let (all, open, failed) = counts.entry((connection.service, connection.endpoint)).or_default();
-            *all += u64::from(connection.how != How::Unanswered);
-            *open += u64::from(connection.how == How::Open);
-            *failed += u64::from(connection.how == How::Unanswered);
-        })?;
+        let mut counts = Counts::default();
+        let contents = contents(path, &bytes, |connection| counts.add(connection, MOST_LISTED))?;
         if number > 0 {
             writeln!(std::io::stdout())?;
         }
@@ -160,6 +195,7 @@ pub(super) fn list(paths: &[PathBuf]) -> anyhow::Result<()> {
             tail.left_out
         )?;
         let rows: Vec<Vec<String>> = counts
+            .listed
             .iter()
             .map(|((service, endpoint), (all, open, failed))| {
                 let names = [&services[*service as usize], &endpoints[*endpoint as usize]].map(Clone::clone);
@@ -169,8 +205,35 @@ pub(super) fn list(paths: &[PathBuf]) -> anyhow::Result<()> {
             .collect();
         let names = ["SERVICE", "ENDPOINT", ">CONNECTIONS", ">OPEN AT THE END", ">UNANSWERED"];
         crate::output::columns(&names, &rows)?;
+        if counts.others > 0 {
+            let others = counts.others;
+            writeln!(std::io::stdout(), "and {others} connections of other Services with other endpoints")?;
+        }
     }
     Ok(())
+}
+
+/// Connections by Service and endpoint.
+#[derive(Default)]
+struct Counts {
+    /// Answered ones, those open at the end, and those not answered.
+    listed: BTreeMap<(u32, u32), (u64, u64, u64)>,
+    /// Connections of what is not listed, for want of room.
+    others: u64,
+}
+
+impl Counts {
+    fn add(&mut self, connection: &recording::Connection, most: usize) {
+        let key = (connection.service, connection.endpoint);
+        if self.listed.len() >= most && !self.listed.contains_key(&key) {
+            self.others += 1;
+            return;
+        }
+        let (all, open, failed) = self.listed.entry(key).or_default();
+        *all += u64::from(connection.how != How::Unanswered);
+        *open += u64::from(connection.how == How::Open);
+        *failed += u64::from(connection.how == How::Unanswered);
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -205,6 +268,13 @@ mod tests {
         assert_eq!(chosen("shop/web").unwrap(), "shop/web/ipv4");
         assert_eq!(chosen("udp/10.96.0.2:53").unwrap(), "udp/10.96.0.2:53");
         assert!(chosen("10.96.0.2:53").unwrap_err().contains("several"));
+        assert!(chosen("tcp").unwrap_err().contains("several"));
+        let both = ["shop/web:http/ipv4", "shop/web:http/ipv6", "shop/web:https/ipv6"];
+        let both: BTreeMap<String, u64> =
+            both.into_iter().zip([3, 5, 9]).map(|(name, n)| (name.to_owned(), n)).collect();
+        assert_eq!(choose(Some("shop/web:http"), &both).unwrap(), "shop/web:http/ipv6", "either family");
+        assert_eq!(choose(Some("shop/web:http/ipv4"), &both).unwrap(), "shop/web:http/ipv4");
+        assert!(choose(None, &both).unwrap_err().to_string().contains("--service"));
         let error = chosen("shop").unwrap_err();
         assert!(
             error.contains("no Service shop") && error.contains("shop/web/ipv4 (4 connections)"),
@@ -215,6 +285,16 @@ mod tests {
         let one = BTreeMap::from([("a".to_owned(), 1), ("refused".to_owned(), 0)]);
         assert_eq!(choose(None, &one).unwrap(), "a");
         assert!(choose(None, &BTreeMap::new()).unwrap_err().to_string().contains("nothing was recorded"));
+    }
+
+    #[test]
+    fn what_is_listed_has_an_end() {
+        let mut counts = Counts::default();
+        for (endpoint, how) in [(1, How::Open), (2, How::Reset), (3, How::Reset), (1, How::Unanswered)] {
+            counts.add(&recording::Connection { service: 0, endpoint, began: None, until: 0, how }, 2);
+        }
+        assert_eq!(counts.listed, BTreeMap::from([((0, 1), (1, 1, 1)), ((0, 2), (1, 0, 0))]));
+        assert_eq!(counts.others, 1);
     }
 
     #[test]

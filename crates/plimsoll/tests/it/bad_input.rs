@@ -102,7 +102,7 @@ fn a_wrong_configuration_is_refused_by_field_with_a_remedy() {
 
 #[test]
 fn an_agent_does_not_start_without_what_it_needs() {
-    if !available(PROGRAMS) {
+    if !available(&[PROGRAMS, &["setpriv"]].concat()) {
         return;
     }
     let files = Files::new();

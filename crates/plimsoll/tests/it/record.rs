@@ -1,7 +1,7 @@
 //! What a node sent is recorded, whole, and replayed under every policy.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
@@ -95,6 +95,16 @@ fn simulate(arguments: &[&str], files: &[&Path]) -> Output {
     command.output().unwrap()
 }
 
+/// The same with a recording that comes through a pipe.
+fn simulate_piped(arguments: &[&str], file: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+    command.arg("simulate").args(arguments).args(["--replay", "/dev/stdin"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&std::fs::read(file).unwrap()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
 #[test]
 fn every_connection_of_a_node_without_an_agent_is_in_its_recording() {
     if !available(PROGRAMS) {
@@ -145,6 +155,38 @@ fn every_connection_of_a_node_without_an_agent_is_in_its_recording() {
     let switch = node.run(|| std::fs::read_to_string(SWITCH)).unwrap();
     assert_eq!(switch.trim(), "0", "the kernel is as it was");
     drop((stay, new, foreign));
+}
+
+#[test]
+fn a_terminal_that_goes_away_ends_a_recording_in_order_and_a_second_signal_at_once() {
+    if !available(PROGRAMS) {
+        return;
+    }
+    let stage = Stage::new(1, 1);
+    let node = &stage.cluster.nodes[0].host.namespace;
+    let directory = TempDir::new().unwrap();
+    let switch = || node.run(|| std::fs::read_to_string(SWITCH)).unwrap().trim().to_owned();
+    for (name, signal) in [("hup.plr", Signal::HUP), ("quit.plr", Signal::QUIT)] {
+        let path = directory.path().join(name);
+        let Recorder { mut child, said, .. } = Recorder::start(node, &path, &[]);
+        assert_eq!(switch(), "1");
+        stage.hold(0, 3).assert_alive();
+        // Nobody reads any more what it says.
+        drop(said);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{name}");
+        assert_eq!((read(&path).1.len(), switch().as_str()), (3, "0"), "{name}");
+    }
+    let path = directory.path().join("twice.plr");
+    let Recorder { mut child, mut said, .. } = Recorder::start(node, &path, &[]);
+    // Two different ones: of two that are the same the kernel may make one.
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let mut error = String::new();
+    said.read_to_string(&mut error).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{error}");
+    assert!(error.contains("second signal"), "{error}");
+    assert_eq!((std::fs::read_dir(directory.path()).unwrap().count(), switch().as_str()), (2, "0"));
 }
 
 #[test]
@@ -205,6 +247,16 @@ fn recordings_of_two_nodes_are_replayed_under_each_policy() {
     let expected =
         ["as-recorded", "jsq-work", "random", "round-robin", "wlc", "waterline:counter", "waterline:edf"];
     assert_eq!(policies, expected);
+    // Either family, and what really happened named too.
+    let either = simulate(&["--json", "--service", "web:http", "--policies", "as-recorded,wlc"], &files);
+    let error = String::from_utf8_lossy(&either.stderr);
+    assert!(either.status.success() && error.contains("replayed is web:http/ipv"), "{error}");
+    for ignored in ["--json", "--service=web:http", "--capacity=a=2"] {
+        assert_eq!(simulate(&["--list", ignored], &files).status.code(), Some(2), "{ignored}");
+    }
+    // A file that can be read only once.
+    let piped = simulate_piped(&["--json", "--service", "web:http/ipv4"], files[0]);
+    assert!(piped.status.success(), "{}", String::from_utf8_lossy(&piped.stderr));
     let listed = simulate(&["--list"], &files);
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert!(listed.contains("node n0") && listed.matches("web:http/ipv6").count() == 8, "{listed}");
@@ -239,7 +291,7 @@ fn refuse_the_rest(directory: &Path, good: &Path) {
 
 #[test]
 fn attempts_that_fail_and_a_file_that_is_full_are_told() {
-    if !available(PROGRAMS) {
+    if !available(&[PROGRAMS, &["setpriv"]].concat()) {
         return;
     }
     let stage = Stage::new(1, 1);

@@ -13,13 +13,16 @@ use plimsoll_core::service::{EndpointId, Protocol};
 use plimsoll_dataplane::conntrack::{Entry, How as Ended, Life};
 use plimsoll_sim::recording::{Connection, How, Writer};
 
-use super::names::{Endpoints, Services};
+use super::names::{Addresses, Services};
 
-/// So many connections that were open before are remembered; about 50 bytes each.
+/// So many connections that were open before are remembered; about 70 bytes each.
 const MOST_BEFORE: usize = 1 << 20;
 /// What the end of a recording takes.
 const RESERVED: u64 = 256;
 const NANOS_PER_MILLI: i64 = 1_000_000;
+/// Nobody closes UDP: who was silent for so many milliseconds at the end is taken to have ended. Looks may tell the
+/// last packet a second too early.
+const SILENCE: i64 = 2_000;
 
 /// A connection that was open before.
 #[derive(Clone, Copy, Debug)]
@@ -29,13 +32,17 @@ struct Before {
     began: Option<i64>,
     /// When it was seen last, in milliseconds after the beginning.
     seen: i64,
+    /// When the last packet of a UDP connection passed, as far as looks told.
+    silent: Option<i64>,
+    /// Nobody has answered yet.
+    unanswered: bool,
 }
 
 /// Notes connections.
 pub(super) struct Notebook {
     pub(super) writer: Writer,
     services: Services,
-    endpoints: Endpoints,
+    addresses: Addresses,
     /// When the recording began, in nanoseconds since 1970.
     began: i64,
     most_bytes: u64,
@@ -48,7 +55,11 @@ pub(super) struct Notebook {
     /// Of that, what was closed by then, with the latest of the times that looks told for its end.
     closed: HashMap<u64, (Before, i64, How)>,
     hasher: RandomState,
-    /// Connections that there was no room for.
+    /// Whether the recording has ended, so that what begins is not in it any more.
+    pub(super) is_over: bool,
+    /// How often somebody made the kernel take no note of times; what began meanwhile has no beginning.
+    pub(super) disturbed: u64,
+    /// Connections that there was no room for, or that nobody knows the beginning of although they began meanwhile.
     pub(super) left_out: u64,
 }
 
@@ -57,14 +68,14 @@ impl Notebook {
     pub(super) fn new(
         writer: Writer,
         services: Services,
-        endpoints: Endpoints,
+        addresses: Addresses,
         began: u64,
         most_bytes: u64,
     ) -> Notebook {
         Notebook {
             writer,
             services,
-            endpoints,
+            addresses,
             began: began as i64,
             most_bytes,
             by_key: HashMap::new(),
@@ -74,6 +85,8 @@ impl Notebook {
             shown: HashSet::new(),
             closed: HashMap::new(),
             hasher: RandomState::new(),
+            is_over: false,
+            disturbed: 0,
             left_out: 0,
         }
     }
@@ -95,11 +108,16 @@ impl Notebook {
 
     /// A connection that is there when the recording begins.
     pub(super) fn meet(&mut self, life: &Life) {
-        let is_over = life.end.is_some_and(|end| end.how != Ended::Unanswered);
-        let Some((service, endpoint)) = self.numbers(&life.entry).filter(|_| !is_over) else { return };
+        if is_over(life) {
+            return;
+        }
+        let Some((service, endpoint)) = self.numbers(&life.entry) else { return };
         let began = life.began.map(|began| self.millis(began));
         if self.before.len() < MOST_BEFORE {
-            self.before.insert(self.key(&life.entry), Before { service, endpoint, began, seen: 0 });
+            let silent = self.silent(life);
+            let unanswered = is_unanswered(life);
+            let before = Before { service, endpoint, began, seen: 0, silent, unanswered };
+            self.before.insert(self.key(&life.entry), before);
         } else {
             self.left_out += 1;
         }
@@ -113,21 +131,31 @@ impl Notebook {
             return;
         }
         let before = self.before.remove(&key);
-        // What nobody knows the beginning of, and was not open when the recording began, had ended by then.
-        if life.began.is_none() && before.is_none() {
-            return;
+        if self.has_beginning(before, life) {
+            self.note(now, before, life);
         }
-        self.note(now, before, life);
+    }
+
+    /// Whether it can be known when it began. What nobody knows the beginning of, and was not open when the recording
+    /// began, had ended by then, unless the kernel took no note for a while.
+    fn has_beginning(&mut self, before: Option<Before>, life: &Life) -> bool {
+        let has_beginning = life.began.is_some() || before.is_some();
+        let is_younger = life.end.is_none_or(|end| self.millis(end.at) >= 0);
+        self.left_out += u64::from(!has_beginning && is_younger && self.disturbed > 0);
+        has_beginning
     }
 
     /// A connection seen between beginning and end, at so many milliseconds: is it one of those that were open
     /// before, and did it end?
     pub(super) fn see(&mut self, now: u64, life: &Life) {
-        let key = self.key(&life.entry);
+        let (key, silent) = (self.key(&life.entry), self.silent(life));
         let Some(before) = self.before.get_mut(&key) else { return };
         before.seen = now as i64;
+        // Never a time after the last packet, so the latest is the best.
+        before.silent = before.silent.max(silent);
+        before.unanswered = is_unanswered(life);
         let before = *before;
-        if life.end.is_some_and(|end| end.how != Ended::Unanswered) {
+        if is_over(life) {
             self.before.remove(&key);
             self.note(now, Some(before), life);
         }
@@ -144,9 +172,14 @@ impl Notebook {
             !is_gone
         });
         for before in gone {
-            let Before { service, endpoint, began, seen } = before;
-            let until = i64::midpoint(seen, now as i64);
-            self.add(now, &Connection { service, endpoint, began, until, how: How::Gone });
+            let Before { service, endpoint, began, seen, silent, unanswered } = before;
+            let how = if unanswered { How::Unanswered } else { How::Gone };
+            let gone = (i64::midpoint(seen, now as i64), how);
+            let (until, how) = silent.map_or(gone, |silent| (silent, How::Silent));
+            // Silent since before the recording.
+            if until >= 0 {
+                self.add(now, &Connection { service, endpoint, began, until, how });
+            }
         }
     }
 
@@ -158,7 +191,7 @@ impl Notebook {
             return;
         }
         let before = self.before.remove(&key);
-        if life.began.is_none() && before.is_none() {
+        if !self.has_beginning(before, life) {
             return;
         }
         let Some(noted) = self.noted(now, before, life) else { return };
@@ -166,7 +199,8 @@ impl Notebook {
             self.add(now, &noted);
         } else {
             let Connection { service, endpoint, began, until, how } = noted;
-            self.closed.insert(key, (Before { service, endpoint, began, seen: 0 }, until, how));
+            let closed = Before { service, endpoint, began, seen: 0, silent: None, unanswered: false };
+            self.closed.insert(key, (closed, until, how));
         }
     }
 
@@ -182,8 +216,11 @@ impl Notebook {
 
     /// There is nothing more to come: notes what was closed at the end, and what is gone since the last look.
     pub(super) fn finish(&mut self, now: u64) {
-        for (_, (before, until, how)) in std::mem::take(&mut self.closed) {
+        for (_, (before, mut until, mut how)) in std::mem::take(&mut self.closed) {
             let Before { service, endpoint, began, .. } = before;
+            if how == How::Silent && until + SILENCE > now as i64 {
+                (until, how) = (now as i64, How::Open);
+            }
             self.add(now, &Connection { service, endpoint, began, until, how });
         }
         self.forget(now, u64::MAX >> 1);
@@ -216,9 +253,10 @@ impl Notebook {
                 (self.millis(end.at), how)
             }
         };
-        // Closed before the recording began, and only forgotten by the kernel since.
-        let is_older = until < 0 && before.is_none();
-        let is_younger = began.is_some_and(|began| began > now as i64);
+        // Ended before the recording began, and only forgotten by the kernel since. Of what was met then only UDP can
+        // have; of TCP that is told a second too early.
+        let is_older = until < 0 && before.is_none_or(|before| before.silent.is_some());
+        let is_younger = self.is_over && began.is_some_and(|began| began > now as i64);
         (!is_older && !is_younger).then_some(Connection { service, endpoint, began, until, how })
     }
 
@@ -239,7 +277,7 @@ impl Notebook {
         let service = if let Some(number) = self.by_key.get(&key) {
             Some(*number)
         } else {
-            let name = self.services.name(key.0, key.1)?;
+            let name = self.services.name(key.0, key.1, &self.addresses)?;
             self.enter_service(key, &name)
         };
         let endpoint = match self.by_endpoint.get(&id) {
@@ -262,13 +300,20 @@ impl Notebook {
 
     /// An endpoint that was not met before; `None` for want of room.
     fn enter_endpoint(&mut self, id: EndpointId) -> Option<u32> {
-        let number = self.has_room().then(|| self.writer.add_endpoint(&self.endpoints.name(id))).flatten()?;
+        let number =
+            self.has_room().then(|| self.writer.add_endpoint(&self.addresses.endpoint(id))).flatten()?;
         self.by_endpoint.insert(id, number);
         Some(number)
     }
 
     fn has_room(&self) -> bool {
         self.writer.size() + RESERVED * 3 < self.most_bytes
+    }
+
+    /// When the last packet of a UDP connection that is there passed.
+    fn silent(&self, life: &Life) -> Option<i64> {
+        let end = life.end.filter(|end| end.how == Ended::Silent)?;
+        Some(self.millis(end.at))
     }
 
     fn key(&self, entry: &Entry) -> u64 {
@@ -281,5 +326,14 @@ impl Notebook {
     }
 }
 
+/// Whether a connection that is there has been closed.
+fn is_over(life: &Life) -> bool {
+    life.end.is_some_and(|end| matches!(end.how, Ended::Finished | Ended::Reset))
+}
+
+fn is_unanswered(life: &Life) -> bool {
+    life.end.is_some_and(|end| end.how == Ended::Unanswered)
+}
+
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -14,7 +14,7 @@ fn at(millis: i64) -> u64 {
 }
 
 /// A connection from this port of a client to an endpoint, as ctnetlink tells it.
-fn entry(port: u16, endpoint: u8) -> Entry {
+pub(crate) fn entry(port: u16, endpoint: u8) -> Entry {
     let mut builder = Builder::new();
     let direction = |m: &mut Builder, kind, source: [u8; 4], destination: [u8; 4], ports: (u16, u16)| {
         m.nest(kind, |m| {
@@ -46,7 +46,7 @@ fn life(port: u16, began: Option<i64>, end: Option<(i64, Ended)>) -> Life {
 
 fn notebook(most_bytes: u64) -> Notebook {
     let head = Head { node: "n".into(), began: BEGAN / 1_000_000, salt: None };
-    Notebook::new(Writer::new(&head).unwrap(), Services::ByAddress, Endpoints::Plain, BEGAN, most_bytes)
+    Notebook::new(Writer::new(&head).unwrap(), Services::ByAddress, Addresses::Plain, BEGAN, most_bytes)
 }
 
 /// What was noted, with the rest of the recording.
@@ -68,13 +68,33 @@ fn what_begins_and_ends_meanwhile_is_noted_at_its_end() {
     let mut notebook = notebook(1 << 20);
     notebook.hear(5_000, &life(1, Some(1_000), Some((3_000, Ended::Finished))));
     notebook.hear(5_000, &life(2, Some(2_000), Some((2_000, Ended::Unanswered))));
+    // The clock was set back a little, which is not told from one that is slow.
+    notebook.hear(5_000, &life(5, Some(5_400), Some((5_100, Ended::Finished))));
     // Over before the recording began, with and without a known beginning.
     notebook.hear(5_000, &life(3, Some(-9_000), Some((-1, Ended::Finished))));
     notebook.hear(5_000, &life(4, None, Some((4_000, Ended::Finished))));
     let (contents, noted) = read(notebook);
-    assert_eq!(noted, [(Some(1_000), 3_000, How::Finished), (Some(2_000), 2_000, How::Unanswered)]);
+    let expected = [
+        (Some(1_000), 3_000, How::Finished),
+        (Some(2_000), 2_000, How::Unanswered),
+        (Some(5_000), 5_000, How::Finished),
+    ];
+    assert_eq!(noted, expected);
     assert_eq!(contents.services, ["tcp/10.96.0.1:80"]);
     assert_eq!(contents.endpoints, ["tcp/10.1.1.12:8080", "tcp/10.1.1.11:8080"]);
+}
+
+#[test]
+fn what_began_while_the_kernel_took_no_note_is_counted() {
+    let mut notebook = notebook(1 << 20);
+    let nameless = |port, millis| life(port, None, Some((millis, Ended::Finished)));
+    notebook.hear(5_000, &nameless(1, 4_000));
+    assert_eq!(notebook.left_out, 0, "an end told a little late");
+    notebook.disturbed = 1;
+    notebook.hear(9_000, &nameless(2, 8_000));
+    notebook.hear(9_000, &nameless(3, -8_000));
+    notebook.take_leave(9_000, &life(4, None, None));
+    assert_eq!((notebook.left_out, read(notebook).1), (2, Vec::new()));
 }
 
 #[test]
@@ -105,9 +125,60 @@ fn what_was_open_before_is_noted_however_it_ends() {
 }
 
 #[test]
+fn what_nobody_answered_before_is_a_connection_only_if_somebody_does() {
+    let mut notebook = notebook(1 << 20);
+    for port in 1..=3 {
+        notebook.meet(&life(port, None, Some((0, Ended::Unanswered))));
+    }
+    notebook.see(10_000, &life(1, None, Some((0, Ended::Unanswered))));
+    notebook.see(10_000, &life(2, None, None));
+    // Gone without a word: the third before the first look, the others after it.
+    notebook.forget(12_000, 10_000);
+    notebook.forget(20_000, 20_000);
+    let expected =
+        [(None, 6_000, How::Unanswered), (None, 15_000, How::Gone), (None, 15_000, How::Unanswered)];
+    assert_eq!(read(notebook).1, expected);
+}
+
+#[test]
+fn udp_ends_with_its_last_packet_also_where_its_entry_stays() {
+    let mut notebook = notebook(1 << 20);
+    let silent = |port, began, millis| life(port, began, Some((millis, Ended::Silent)));
+    // Open before: one speaks now and then and is gone without a word, one never spoke again, one is told by an event,
+    // and one is silent to the end.
+    for port in 1..=4 {
+        notebook.meet(&silent(port, None, -3_000));
+    }
+    notebook.see(10_000, &silent(1, None, 8_000));
+    notebook.see(20_000, &silent(1, None, 7_900));
+    for port in 2..=4 {
+        notebook.see(20_000, &silent(port, None, -2_500));
+    }
+    notebook.forget(40_000, 15_000);
+    notebook.hear(45_000, &silent(3, None, -2_400));
+    notebook.forget(50_000, 45_000);
+    notebook.take_leave(60_000, &silent(4, None, -2_600));
+    // At the end: silent for long, for a moment, and one that speaks while it is looked at again.
+    notebook.take_leave(60_000, &silent(5, Some(30_000), 40_000));
+    notebook.take_leave(60_000, &silent(6, Some(30_000), 59_000));
+    notebook.take_leave(60_000, &silent(7, Some(30_000), 50_000));
+    notebook.refine(&silent(5, Some(30_000), 40_700));
+    notebook.refine(&silent(7, Some(30_000), 60_400));
+    notebook.finish(60_000);
+    let expected = [
+        (None, 8_000, How::Silent),
+        (Some(30_000), 40_700, How::Silent),
+        (Some(30_000), 60_000, How::Open),
+        (Some(30_000), 60_000, How::Open),
+    ];
+    assert_eq!(read(notebook).1, expected);
+}
+
+#[test]
 fn the_end_is_told_once_and_as_well_as_it_can_be() {
     let mut notebook = notebook(1 << 20);
     let closed = |millis| life(1, Some(1_000), Some((millis, Ended::Finished)));
+    notebook.is_over = true;
     // A look may show an entry twice.
     for _ in 0..2 {
         notebook.take_leave(20_000, &closed(18_000));

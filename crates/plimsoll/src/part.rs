@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 /// The part of a file that is written already. Without [`Part::finish`] nothing is left of it.
-pub(super) struct Part {
+pub(crate) struct Part {
     path: PathBuf,
     beside: PathBuf,
     file: File,
@@ -17,17 +17,22 @@ pub(super) struct Part {
 
 impl Part {
     /// Begins a file, which must not be there yet.
-    pub(super) fn begin(path: &Path) -> anyhow::Result<Part> {
+    pub(crate) fn begin(path: &Path) -> anyhow::Result<Part> {
         if path.exists() {
             bail!("{} exists; choose another name, or remove it", path.display());
         }
+        Part::begin_over(path)
+    }
+
+    /// Begins a file that takes the place of the one that may be there.
+    pub(crate) fn begin_over(path: &Path) -> anyhow::Result<Part> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".part");
         let beside = PathBuf::from(beside);
         let file = File::options().write(true).create_new(true).open(&beside).with_context(|| {
             format!(
-                "cannot write {}; does its directory exist, may you write there, and is nobody else recording into \
-                 it? What was killed leaves such a file behind: remove it",
+                "cannot write {}; does its directory exist, may you write there, and is nobody else writing it? What \
+                 was killed leaves such a file behind: remove it",
                 beside.display()
             )
         })?;
@@ -35,13 +40,13 @@ impl Part {
     }
 
     /// Writes behind what was written.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         self.size += bytes.len() as u64;
         self.file.write_all(bytes).with_context(|| self.lost("write"))
     }
 
     /// The file is whole; its size.
-    pub(super) fn finish(mut self) -> anyhow::Result<u64> {
+    pub(crate) fn finish(mut self) -> anyhow::Result<u64> {
         self.file.sync_all().with_context(|| self.lost("write"))?;
         std::fs::rename(&self.beside, &self.path).with_context(|| self.lost("rename"))?;
         self.is_whole = true;
@@ -49,7 +54,10 @@ impl Part {
     }
 
     fn lost(&self, what: &str) -> String {
-        format!("cannot {what} {}; the recording is lost: is there room on the disk?", self.beside.display())
+        format!(
+            "cannot {what} {}; what was written is lost: is there room on the disk?",
+            self.beside.display()
+        )
     }
 }
 
@@ -82,6 +90,11 @@ mod tests {
         assert_eq!(part.finish().unwrap(), 5);
         assert_eq!((std::fs::read(&path).unwrap(), files()), (b"whole".to_vec(), 1));
         assert!(Part::begin(&path).err().unwrap().to_string().contains("exists"));
+        let mut over = Part::begin_over(&path).unwrap();
+        over.write(b"other").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+        over.finish().unwrap();
+        assert_eq!((std::fs::read(&path).unwrap(), files()), (b"other".to_vec(), 1));
         let nowhere = Part::begin(&directory.path().join("no/a.plr")).err().unwrap();
         assert!(format!("{nowhere:#}").contains("does its directory exist"));
     }

@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn one_look_after_a_long_pause_does_not_outweigh_the_rest() {
         let mut traffic = Traffic::default();
-        let vessel = |opens, open, cpu| Vessel { opens, open, cpu, ..Vessel::default() };
+        let vessel = |opens, open, cpu| Vessel { open, opens, cpu, ..Vessel::default() };
         let follows_old = [vessel(9.0, 1.0, 1.0), vessel(1.0, 9.0, 9.0)];
         traffic.observe(&follows_old, 3600.0);
         let after_a_pause = traffic.of_young();

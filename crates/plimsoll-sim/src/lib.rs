@@ -11,6 +11,7 @@
 
 pub mod dice;
 pub mod queue;
+mod places;
 pub mod histogram;
 pub mod recording;
 pub mod traffic;

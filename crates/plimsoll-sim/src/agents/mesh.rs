@@ -6,6 +6,7 @@ use plimsoll_core::report::Report;
 use plimsoll_core::time::Timestamp;
 
 use crate::dice::Dice;
+use crate::places::Places;
 use crate::scenario;
 
 /// A report under way.
@@ -23,8 +24,7 @@ pub(super) struct Mesh {
     loss: f64,
     /// Whether a node is on the other side.
     is_cut: Vec<bool>,
-    letters: Vec<Option<Letter>>,
-    free: Vec<usize>,
+    letters: Places<Letter>,
     /// Where each endpoint is hosted.
     hosts: Vec<Option<usize>>,
 }
@@ -36,8 +36,7 @@ impl Mesh {
             most_delay: mesh.most_delay.0.as_secs_f64(),
             loss: mesh.loss,
             is_cut: vec![false; nodes],
-            letters: Vec::new(),
-            free: Vec::new(),
+            letters: Places::default(),
             hosts: Vec::new(),
         }
     }
@@ -72,21 +71,14 @@ impl Mesh {
             if is_lost || self.is_cut[from] != self.is_cut[to] {
                 continue;
             }
-            let letter = Some(Letter { to, report: report.clone() });
-            let place = self.free.pop().unwrap_or(self.letters.len());
-            if place == self.letters.len() {
-                self.letters.push(letter);
-            } else {
-                self.letters[place] = letter;
-            }
+            let place = self.letters.add(Letter { to, report: report.clone() });
             add(now + std::time::Duration::from_nanos((delay * 1e9) as u64), place);
         }
     }
 
     /// Takes a letter out.
     pub(super) fn deliver(&mut self, place: usize) -> Option<(usize, Arc<Report>)> {
-        let letter = self.letters[place].take()?;
-        self.free.push(place);
+        let letter = self.letters.take(place)?;
         Some((letter.to, letter.report))
     }
 }

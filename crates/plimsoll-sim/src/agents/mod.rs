@@ -322,13 +322,13 @@ impl Steering for Agents {
 const FIRST_ADDRESS: u32 = 0x0a01_0000;
 
 /// Who an endpoint is to the agents.
-fn id(endpoint: usize) -> EndpointId {
+pub(crate) fn id(endpoint: usize) -> EndpointId {
     let address = IpAddr::V4(Ipv4Addr::from_bits(FIRST_ADDRESS + endpoint as u32));
     EndpointId { address, port: 8080, protocol: Protocol::Tcp }
 }
 
 /// Which endpoint that is.
-fn index(id: &EndpointId) -> usize {
+pub(crate) fn index(id: &EndpointId) -> usize {
     match id.address {
         IpAddr::V4(address) => (address.to_bits() - FIRST_ADDRESS) as usize,
         IpAddr::V6(_) => unreachable!("all addresses are made by `id`"),

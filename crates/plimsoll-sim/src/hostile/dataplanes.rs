@@ -4,11 +4,11 @@ use plimsoll_core::balancer::Event;
 use plimsoll_core::plan::Plan;
 
 use crate::agents::ledger::Side;
+use crate::agents::{id, index};
 
 use super::agenda::Due;
 use super::checks::{Broken, Rule};
 use super::lies;
-use super::population::{id, site};
 use super::world::World;
 
 /// The part of an interval by which counting is moved at random.
@@ -53,14 +53,14 @@ impl World<'_> {
             it.ledger.sent = Side::default();
         }
         for endpoint in &plan.host {
-            let open = self.open.iter().map(|open| open[site(endpoint)]).sum();
-            it.ledger.hosted.join(site(endpoint), open);
+            let open = self.open.iter().map(|open| open[index(endpoint)]).sum();
+            it.ledger.hosted.join(index(endpoint), open);
         }
         for endpoint in &plan.know {
-            it.ledger.sent.join(site(endpoint), self.open[node][site(endpoint)]);
+            it.ledger.sent.join(index(endpoint), self.open[node][index(endpoint)]);
         }
-        plan.unhost.iter().for_each(|endpoint| it.ledger.hosted.leave(site(endpoint)));
-        plan.forget.iter().for_each(|endpoint| it.ledger.sent.leave(site(endpoint)));
+        plan.unhost.iter().for_each(|endpoint| it.ledger.hosted.leave(index(endpoint)));
+        plan.forget.iter().for_each(|endpoint| it.ledger.sent.leave(index(endpoint)));
     }
 
     pub(super) fn count(&mut self, node: usize, incarnation: u32) -> Result<(), (usize, Broken)> {
@@ -76,7 +76,7 @@ impl World<'_> {
             return Ok(());
         }
         let now = it.clock.read(self.now);
-        let read = self.with_load.then(|| it.kernel.holding.hosted.iter().map(site).collect());
+        let read = self.with_load.then(|| it.kernel.holding.hosted.iter().map(index).collect());
         let read: Vec<usize> = read.unwrap_or_default();
         for site in read {
             let open = self.open.iter().map(|open| open[site]).sum();

@@ -4,9 +4,10 @@ use plimsoll_core::load::{Count, Counts, Sample};
 use plimsoll_core::report::{EndpointReport, Report};
 use plimsoll_core::time::Timestamp;
 
+use crate::agents::id;
 use crate::dice::Dice;
 
-use super::population::{Misreading, id};
+use super::population::Misreading;
 
 /// Figures that no source should tell.
 const NONSENSE: [f64; 9] =

@@ -1,16 +1,17 @@
 //! What exists: endpoints and the Services that have them, drawn at random and changed at random.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_core::service::{
-    Conditions, Endpoint, EndpointId, Family, Key, Mode, NodeName, Place, PolicyKind, Protocol, Service,
-    ServiceId, TrafficPolicy,
+    Conditions, Endpoint, Family, Key, Mode, NodeName, Place, PolicyKind, Protocol, Service, ServiceId,
+    TrafficPolicy,
 };
 use plimsoll_core::time::Timestamp;
 
+use crate::agents::id;
 use crate::dice::Dice;
 
 /// The most nodes that host endpoints.
@@ -19,8 +20,6 @@ pub(super) const MOST_NODES: usize = 20;
 const MOST_ENDPOINTS: usize = 200;
 /// The most Services.
 const MOST_SERVICES: usize = 6;
-/// The address of the first endpoint; the others follow it.
-const FIRST_ADDRESS: u32 = 0x0a01_0000;
 /// The zones nodes are in.
 const ZONES: [&str; 2] = ["north", "south"];
 /// Capacities as people state them, and as nobody should.
@@ -126,20 +125,6 @@ pub(super) struct Population {
     /// The part of endpoints without an agent.
     outside: f64,
     with_zones: bool,
-}
-
-/// Who an endpoint is.
-pub(super) fn id(site: usize) -> EndpointId {
-    let address = IpAddr::V4(Ipv4Addr::from_bits(FIRST_ADDRESS + site as u32));
-    EndpointId { address, port: 8080, protocol: Protocol::Tcp }
-}
-
-/// Which endpoint that is.
-pub(super) fn site(id: &EndpointId) -> usize {
-    match id.address {
-        IpAddr::V4(address) => (address.to_bits() - FIRST_ADDRESS) as usize,
-        IpAddr::V6(_) => unreachable!("all addresses are made by `id`"),
-    }
 }
 
 /// What a node is called. The last one hosts nothing.

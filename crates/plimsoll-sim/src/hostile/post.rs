@@ -7,6 +7,7 @@ use plimsoll_core::report::Report;
 use plimsoll_core::time::Timestamp;
 
 use crate::dice::Dice;
+use crate::places::Places;
 
 /// How long a report is under way when nothing is wrong.
 const PROMPT: Duration = Duration::from_millis(5);
@@ -42,8 +43,7 @@ pub(super) struct Post {
     doubling: (f64, Timestamp),
     delay: (Duration, Timestamp),
     cuts: Vec<Cut>,
-    letters: Vec<Option<Letter>>,
-    free: Vec<usize>,
+    letters: Places<Letter>,
     /// The number of the newest report that a node has of another: `newest[to][from]`.
     newest: Vec<Vec<(u32, u64)>>,
 }
@@ -58,8 +58,7 @@ impl Post {
             doubling: (0.0, Timestamp::ZERO),
             delay: (Duration::ZERO, Timestamp::ZERO),
             cuts: Vec::new(),
-            letters: Vec::new(),
-            free: Vec::new(),
+            letters: Places::default(),
             newest: vec![vec![(0, 0); nodes]; nodes],
         }
     }
@@ -109,24 +108,14 @@ impl Post {
             let copies = if doubling > 0.0 && dice.unit() < doubling { 2 } else { 1 };
             for _ in 0..copies {
                 let at = now + most.mul_f64(dice.unit());
-                add(at, self.put(Letter { from, to, number, sent: now, report: report.clone() }));
+                add(at, self.letters.add(Letter { from, to, number, sent: now, report: report.clone() }));
             }
         }
     }
 
-    fn put(&mut self, letter: Letter) -> usize {
-        let place = self.free.pop().unwrap_or(self.letters.len());
-        if place == self.letters.len() {
-            self.letters.push(None);
-        }
-        self.letters[place] = Some(letter);
-        place
-    }
-
     /// Takes a letter out; its report if the receiver wants it, with the age that the receiver thinks it has.
     pub(super) fn deliver(&mut self, now: Timestamp, place: usize) -> Option<(usize, Arc<Report>)> {
-        let letter = self.letters[place].take()?;
-        self.free.push(place);
+        let letter = self.letters.take(place)?;
         let newest = &mut self.newest[letter.to][letter.from];
         if self.is_orderly && letter.number <= *newest {
             return None;

@@ -6,9 +6,11 @@ use plimsoll_core::policy::Limit;
 use plimsoll_core::service::{EndpointId, PolicyKind};
 use plimsoll_core::time::Timestamp;
 
+use crate::agents::index;
+
 use super::checks::{Broken, Rule, eligible, nominal};
 use super::node::Node;
-use super::population::{Population, site};
+use super::population::Population;
 
 /// How far the share of an endpoint may be off, relative to its capacity share, on a node that heard nothing for
 /// long: an old weight stays within the guard's dead band, and shares are quantised.
@@ -78,7 +80,7 @@ pub(super) fn counts(
                 return Err((number, (Rule::Counts, format!("it does not know {}", service.id))));
             };
             for endpoint in &explanation.endpoints {
-                let truth: u32 = open.iter().map(|open| open[site(&endpoint.endpoint)]).sum();
+                let truth: u32 = open.iter().map(|open| open[index(&endpoint.endpoint)]).sum();
                 if (endpoint.open - f64::from(truth)).abs() > 1e-6 {
                     let found = format!(
                         "{}: {} has {truth} open connections, and it thinks {} ({:?}, {:?} old)",

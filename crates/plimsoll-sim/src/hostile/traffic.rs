@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use plimsoll_core::table::Weighted;
 
+use crate::agents::index;
 use crate::agents::ledger::Slot;
 use crate::dice::Dice;
 
 use super::agenda::Due;
-use super::population::{Failing, site};
+use super::population::Failing;
 use super::world::{Phase, World};
 
 /// An open connection.
@@ -49,11 +50,7 @@ impl World<'_> {
             (host, host_node.incarnation, host_node.ledger.current)
         });
         self.open[node][site] += 1;
-        let place = self.free.pop().unwrap_or(self.links.len());
-        if place == self.links.len() {
-            self.links.push(None);
-        }
-        self.links[place] = Some(Link { node, site, sent, hosted });
+        let place = self.links.add(Link { node, site, sent, hosted });
         let life = if failing.is_some() { 1e-4 } else { self.dice.traffic.exponential(self.life) };
         self.add(self.now + Duration::from_secs_f64(life), Due::Close(place));
     }
@@ -71,14 +68,13 @@ impl World<'_> {
             .endpoints
             .iter()
             .filter(|endpoint| endpoint.conditions.ready)
-            .map(|endpoint| site(&endpoint.id))
+            .map(|endpoint| index(&endpoint.id))
             .collect();
         (!ready.is_empty()).then(|| ready[dice.below(ready.len())])
     }
 
     pub(super) fn close(&mut self, place: usize) {
-        let Some(link) = self.links[place].take() else { return };
-        self.free.push(place);
+        let Some(link) = self.links.take(place) else { return };
         self.open[link.node][link.site] -= 1;
         for (number, it) in self.nodes.iter_mut().enumerate() {
             let opened_in = match link.hosted {
@@ -102,5 +98,5 @@ fn weighted(list: &[Weighted], dice: &mut Dice) -> Option<usize> {
             Some(*sum)
         })
         .collect();
-    (!list.is_empty()).then(|| site(&list[dice.weighted(&sums)].endpoint))
+    (!list.is_empty()).then(|| index(&list[dice.weighted(&sums)].endpoint))
 }

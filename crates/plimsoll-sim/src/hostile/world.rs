@@ -11,6 +11,7 @@ use plimsoll_core::time::Timestamp;
 use plimsoll_core::{guard, policy, view};
 
 use crate::dice::Dice;
+use crate::places::Places;
 use crate::queue::Queue;
 
 use super::agenda::Due;
@@ -79,8 +80,7 @@ pub(super) struct World<'a> {
     /// Connections per second and node, and how long they live on average.
     pub(super) rate: f64,
     pub(super) life: f64,
-    pub(super) links: Vec<Option<Link>>,
-    pub(super) free: Vec<usize>,
+    pub(super) links: Places<Link>,
     /// Open connections by sender and endpoint.
     pub(super) open: Vec<Vec<u32>>,
     /// How many of the last events are kept.
@@ -131,8 +131,7 @@ impl<'a> World<'a> {
             first,
             rate: libm::exp(dice.between(-2.0, 3.0)),
             life: libm::exp(dice.between(-2.0, 3.0)),
-            links: Vec::new(),
-            free: Vec::new(),
+            links: Places::default(),
             open: vec![vec![0; sites]; observer + 1],
             keep: journal,
             journal: VecDeque::new(),
@@ -403,10 +402,8 @@ impl<'a> World<'a> {
             Phase::Calm => {
                 self.phase = Phase::Quiet;
                 // The one that stays has no connections of its own: they would be all it knows.
-                for place in 0..self.links.len() {
-                    if self.links[place].is_some_and(|link| link.node == observer) {
-                        self.close(place);
-                    }
+                for place in self.links.find(|link| link.node == observer) {
+                    self.close(place);
                 }
             }
             Phase::Quiet => {

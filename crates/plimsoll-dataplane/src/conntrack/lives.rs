@@ -14,8 +14,8 @@ use plimsoll_core::service::Protocol;
 
 use super::entry::{ASSURED, PROTOINFO_TCP, PROTOINFO_TCP_STATE, kind};
 use super::events::{DESTROY_GROUP, RECEIVE_BUFFER, check_switch};
-use super::{DELETE, Entry, Filter, GET};
-use crate::netlink::{self, Builder, DUMP, Error, Message, Socket, messages, nfgenmsg};
+use super::{DELETE, Entry, Filter};
+use crate::netlink::{self, Builder, Error, Message, Socket, messages};
 
 /// Of the network namespace of the thread that opens them.
 const DIRECTORY: &str = "/proc/sys/net/netfilter";
@@ -139,7 +139,8 @@ impl Lives {
 
     /// Shows every translated connection that the kernel still knows, some of them twice if it has to look twice.
     /// Closed ones whose entry stays for a while have an end, and so has UDP: its last packet so far. What is left of a
-    /// timeout is told in whole seconds, rounded down, so such an end may be a second too early. About 2 us for each, and 0.3 us for each other entry.
+    /// timeout is told in whole seconds, rounded down, so such an end may be a second too early. About 2 us for each,
+    /// and 0.3 us for each other entry.
     pub fn look(&mut self, mut each: impl FnMut(&Life)) -> Result<(), Error> {
         let filter = Filter { translated: true, ..Filter::default() };
         let timeouts = self.timeouts;
@@ -147,23 +148,17 @@ impl Lives {
     }
 }
 
-/// Shows what matches, some of it again where the dump was overtaken by a change.
+/// Shows what matches, all of it again where the dump was overtaken by a change.
 fn dump(
     socket: &mut Socket,
     request: &mut Builder,
     filter: &Filter,
     mut each: impl FnMut(&Noted),
 ) -> Result<(), Error> {
-    request.clear();
-    request.message(GET, DUMP, &nfgenmsg(filter.family(), 0), |m| filter.write(m));
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let outcome = socket.dump(request.bytes(), |message| {
-            let noted = Noted::parse(&message).filter(|noted| filter.matches(&noted.entry));
-            noted.iter().for_each(&mut each);
-        });
-        match outcome {
+        match super::dump(socket, request, filter, |entry, message| each(&Noted::of(*entry, message))) {
             Err(Error::Interrupted) if attempts < ATTEMPTS => {}
             outcome => return outcome,
         }
@@ -278,9 +273,13 @@ struct Noted {
 
 impl Noted {
     fn parse(message: &Message<'_>) -> Option<Noted> {
+        Some(Noted::of(Entry::parse(message)?, message))
+    }
+
+    /// What a message says beside its entry.
+    fn of(entry: Entry, message: &Message<'_>) -> Noted {
         const START: u16 = 1;
         const STOP: u16 = 2;
-        let entry = Entry::parse(message)?;
         let (mut tcp, mut left, mut began, mut stopped) = (None, None, None, None);
         for attribute in message.attributes(4) {
             let nested = attribute.attributes();
@@ -298,7 +297,7 @@ impl Noted {
                 _ => {}
             }
         }
-        Some(Noted { entry, tcp, left, began, stopped })
+        Noted { entry, tcp, left, began, stopped }
     }
 
     /// The life of a connection whose entry the kernel let go.

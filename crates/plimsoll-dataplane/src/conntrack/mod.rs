@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 
 use plimsoll_core::service::{EndpointId, Family, Protocol};
 
-use crate::netlink::{self, ACK, Builder, DUMP, Error, Refusal, Socket, nfgenmsg};
+use crate::netlink::{self, ACK, Builder, DUMP, Error, Message, Refusal, Socket, nfgenmsg};
 use entry::kind;
 
 const SUBSYSTEM: u16 = 1 << 8;
@@ -170,29 +170,41 @@ impl Conntrack {
         filter: &Filter,
         mut each: impl FnMut(&Entry, &mut Changes) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.request.clear();
-        self.request.message(GET, DUMP, &nfgenmsg(filter.family(), 0), |m| filter.write(m));
         let Conntrack { socket, request, changes } = self;
         // Of a dump that failed.
         changes.forget();
-        let mut recent = [None; RECENT];
-        let mut next = 0;
         let mut outcome = Ok(());
-        socket.dump(request.bytes(), |message| {
-            let Some(entry) = Entry::parse(&message).filter(|entry| filter.matches(entry)) else { return };
-            if entry.id.is_some() && recent.contains(&entry.id) {
-                return;
-            }
-            recent[next] = entry.id;
-            next = (next + 1) % RECENT;
+        dump(socket, request, filter, |entry, _| {
             // A dump is read to its end in any case, for the next one begins on the same socket.
             if outcome.is_ok() {
-                outcome = each(&entry, changes);
+                outcome = each(entry, changes);
             }
         })?;
         outcome?;
         changes.send()
     }
+}
+
+/// Shows each entry that matches, with the message that tells of it.
+fn dump(
+    socket: &mut Socket,
+    request: &mut Builder,
+    filter: &Filter,
+    mut each: impl FnMut(&Entry, &Message<'_>),
+) -> Result<(), Error> {
+    request.clear();
+    request.message(GET, DUMP, &nfgenmsg(filter.family(), 0), |m| filter.write(m));
+    let mut recent = [None; RECENT];
+    let mut next = 0;
+    socket.dump(request.bytes(), |message| {
+        let Some(entry) = Entry::parse(&message).filter(|entry| filter.matches(entry)) else { return };
+        if entry.id.is_some() && recent.contains(&entry.id) {
+            return;
+        }
+        recent[next] = entry.id;
+        next = (next + 1) % RECENT;
+        each(&entry, &message);
+    })
 }
 
 /// Changes of connections on their way to the kernel.

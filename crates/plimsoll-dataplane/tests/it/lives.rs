@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use plimsoll_core::service::{EndpointId, Protocol};
 use plimsoll_dataplane::conntrack::{Heard, How, Life, Lives};
+use plimsoll_lab::cluster::Host;
 use plimsoll_lab::namespace::Namespace;
 use plimsoll_lab::server::Close;
 use plimsoll_lab::{available, eventually};
@@ -27,6 +28,14 @@ const SHORT: &[(&str, &str)] = &[
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
+}
+
+/// A node with one endpoint, and with a pod that calls.
+fn small_stage() -> (Stage, Host, Namespace) {
+    let mut stage = Stage::new(1, 1, Options::default());
+    let caller = stage.cluster.add_endpoint(0).unwrap();
+    let node = stage.cluster.nodes[0].host.namespace.clone();
+    (stage, caller, node)
 }
 
 /// A connection as its two ends know it.
@@ -92,9 +101,7 @@ fn a_look_tells_open_connections_from_those_that_are_over() {
     if !available(&["ip", "nft", "conntrack"]) {
         return;
     }
-    let mut stage = Stage::new(1, 1, Options::default());
-    let caller = stage.cluster.add_endpoint(0).unwrap();
-    let node = stage.cluster.nodes[0].host.namespace.clone();
+    let (stage, caller, node) = small_stage();
     let old = hold(&caller, 2, vip_below(false), Close::Finish);
     let switch =
         || node.run(|| std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_timestamp")).unwrap();
@@ -140,10 +147,8 @@ fn more_events_than_are_heard_at_once_are_told_to_wait() {
     if !available(&["ip", "nft", "conntrack"]) {
         return;
     }
-    let mut stage = Stage::new(1, 1, Options::default());
-    let caller = stage.cluster.add_endpoint(0).unwrap();
+    let (stage, caller, node) = small_stage();
     let endpoint = stage.endpoints[0].at(false);
-    let node = stage.cluster.nodes[0].host.namespace.clone();
     translate(&node, "udp dport 7000-12999", endpoint);
     let mut lives = node.run(Lives::open).unwrap();
     assert_eq!(lives.hear(Duration::ZERO, |_| {}).unwrap(), Heard::default());
@@ -178,10 +183,8 @@ fn datagrams_end_with_the_last_of_them() {
     if !available(&["ip", "nft", "conntrack"]) {
         return;
     }
-    let mut stage = Stage::new(1, 1, Options::default());
-    let caller = stage.cluster.add_endpoint(0).unwrap();
+    let (stage, caller, node) = small_stage();
     let endpoint = stage.endpoints[0].at(false);
-    let node = stage.cluster.nodes[0].host.namespace.clone();
     node.sysctl(SHORT).unwrap();
     translate(&node, "udp dport 53", endpoint);
     let mut lives = node.run(Lives::open).unwrap();

@@ -26,6 +26,11 @@ pub(crate) fn wants_colour(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// Writes over the line of a terminal that tells how far something is; nothing clears it.
+pub(crate) fn progress(line: &str) {
+    let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
+}
+
 /// Prints rows in columns as wide as their widest cell; a column whose name begins with `>` is set flush right.
 pub(crate) fn columns(names: &[&str], rows: &[Vec<String>]) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();

@@ -1,9 +1,9 @@
 //! How far a recording is, on a terminal.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use crate::output::{bytes, seconds};
+use crate::output::{bytes, progress, seconds};
 
 /// How often it is shown.
 const EVERY: Duration = Duration::from_millis(500);
@@ -23,14 +23,13 @@ impl Progress {
     pub(super) fn show(&mut self, elapsed: Duration, connections: u64, size: u64) {
         if self.is_shown && Instant::now() >= self.next {
             self.next = Instant::now() + EVERY;
-            let line = line(self.length.saturating_sub(elapsed), connections, size);
-            let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
+            progress(&line(self.length.saturating_sub(elapsed), connections, size));
         }
     }
 
     pub(super) fn clear(&self) {
         if self.is_shown {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
+            progress("");
         }
     }
 }

@@ -1,10 +1,12 @@
 //! How far a simulation is, on a terminal.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use plimsoll_sim::batch::Progress;
+
+use crate::output;
 
 /// How often it is shown.
 const EVERY: Duration = Duration::from_millis(200);
@@ -27,10 +29,9 @@ pub(super) fn shown<T>(progress: &Progress, all: Work, work: impl FnOnce() -> T)
         scope.spawn(move || {
             let began = Instant::now();
             while is_done.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                let line = line(progress.runs(), progress.seconds(), all, began.elapsed());
-                let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
+                output::progress(&line(progress.runs(), progress.seconds(), all, began.elapsed()));
             }
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
+            output::progress("");
         });
         let result = work();
         drop(done);

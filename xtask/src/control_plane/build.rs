@@ -47,7 +47,8 @@ fn wrap(go: &Go, scratch: &Path, module: &Module) -> Result<PathBuf> {
     fs::create_dir_all(&wrapper)?;
     let named = format!("{}@{}", module.path, module.version);
     let told = json(go.command(&["mod", "download", "-json", &named]).current_dir(scratch))?;
-    let theirs = told["GoMod"].as_str().with_context(|| format!("Go did not say where go.mod of {named} is"))?;
+    let theirs =
+        told["GoMod"].as_str().with_context(|| format!("Go did not say where go.mod of {named} is"))?;
     let theirs = json(&mut go.command(&["mod", "edit", "-json", theirs]))?;
     let text = manifest_of(module, &theirs)?;
     let unfinished = wrapper.join("go.mod.new");
@@ -90,7 +91,10 @@ fn text(command: &mut Command) -> Result<String> {
         let said = String::from_utf8_lossy(&told.stderr);
         let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("go: downloading ")).collect();
         let last = lines[lines.len().saturating_sub(30)..].join("\n");
-        bail!("go \"{shown} failed ({}):\n{last}\nIs the module proxy reachable (GOPROXY), and is there room on the disk?", told.status);
+        bail!(
+            "go \"{shown} failed ({}):\n{last}\nIs the module proxy reachable (GOPROXY), and is there room on the disk?",
+            told.status
+        );
     }
     String::from_utf8(told.stdout).context("Go wrote something that is not text")
 }

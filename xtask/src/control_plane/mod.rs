@@ -124,7 +124,9 @@ fn cache() -> Result<PathBuf> {
     directory("PLIMSOLL_CACHE")
         .or_else(|| directory("XDG_CACHE_HOME").map(|path| path.join("plimsoll")))
         .or_else(|| directory("HOME").map(|path| path.join(".cache/plimsoll")))
-        .context("no place for what is built: none of PLIMSOLL_CACHE, XDG_CACHE_HOME and HOME is an absolute path")
+        .context(
+            "no place for what is built: none of PLIMSOLL_CACHE, XDG_CACHE_HOME and HOME is an absolute path",
+        )
 }
 
 /// Waits until no other run builds; the lock ends with the file, and with the process.

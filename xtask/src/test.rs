@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
+use crate::control_plane;
 use crate::run::{cargo, command, run, succeeds};
 use crate::setup::{ensure, is_root};
 

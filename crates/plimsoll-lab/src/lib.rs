@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod proxy;
 pub mod server;
 pub mod client;
+pub mod control_plane;
 
 use std::time::{Duration, Instant};
 
@@ -28,12 +29,17 @@ pub fn available(programs: &[&str]) -> bool {
         }),
     };
     let Some(missing) = missing else { return true };
+    skip(&missing);
+    false
+}
+
+/// Says on stderr that a test cannot run, and panics where all tests are asked for.
+fn skip(missing: &str) {
     assert!(std::env::var_os("PLIMSOLL_REQUIRE_ALL_TESTS").is_none_or(|v| v != "1"), "cannot run: {missing}");
     #[allow(clippy::print_stderr)]
     {
         eprintln!("SKIPPED: {missing}");
     }
-    false
 }
 
 fn installed(program: &str) -> bool {

@@ -1,0 +1,83 @@
+//! The controllers of kube-controller-manager.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::error::Error;
+use super::plane::ControlPlane;
+use super::process::{Plan, Process};
+use super::programs::program;
+
+const START: Duration = Duration::from_mins(1);
+/// The controllers that tests use: those that make slices, and those that make pods of Deployments and `DaemonSets`.
+/// Not those that watch over nodes, which would want heartbeats.
+const CONTROLLERS: &str = "endpointslice-controller,endpointslice-mirroring-controller,\
+    serviceaccount-controller,namespace-controller,deployment-controller,replicaset-controller,daemonset-controller,\
+    garbage-collector-controller,disruption-controller,root-ca-certificate-publisher-controller";
+
+/// Controllers; they are killed when this is dropped.
+#[derive(Debug)]
+pub struct ControllerManager {
+    process: Option<Process>,
+    plan: Plan,
+}
+
+impl ControllerManager {
+    /// Starts the usual controllers beside a control plane, and waits until they work.
+    pub fn start(plane: &ControlPlane) -> Result<ControllerManager, Error> {
+        let kubeconfig = plane.kubeconfig_for("system:kube-controller-manager", &[])?;
+        let (kubeconfig, at) = (kubeconfig.display(), plane.directory().display());
+        let arguments = vec![
+            format!("--kubeconfig={kubeconfig}"),
+            format!("--authentication-kubeconfig={kubeconfig}"),
+            format!("--authorization-kubeconfig={kubeconfig}"),
+            format!("--service-account-private-key-file={at}/service-accounts.key"),
+            format!("--root-ca-file={at}/ca.crt"),
+            format!("--controllers={CONTROLLERS}"),
+            "--leader-elect=false".into(),
+            "--use-service-account-credentials=true".into(),
+            // Nobody asks it anything.
+            "--secure-port=0".into(),
+        ];
+        let name = "kube-controller-manager";
+        let plan = Plan {
+            name,
+            namespace: plane.namespace().clone(),
+            program: program(name)?,
+            arguments,
+            log: plane.directory().join("kube-controller-manager.log"),
+        };
+        let mut manager = ControllerManager { process: None, plan };
+        manager.start_again(plane)?;
+        Ok(manager)
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it if it does not run, and waits until a controller has done something.
+    pub fn start_again(&mut self, plane: &ControlPlane) -> Result<(), Error> {
+        if self.process.is_some() {
+            return Ok(());
+        }
+        let kubectl = plane.kubectl();
+        let process = self.process.insert(self.plan.start()?);
+        // Every namespace gets one, so a missing one shows whether anybody works.
+        let _ = kubectl.run(&["delete", "serviceaccount", "default", "--ignore-not-found"]);
+        process.wait("making ServiceAccounts", START, || {
+            kubectl.run(&["get", "serviceaccount", "default"]).is_ok()
+        })
+    }
+
+    /// Its process number, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// Its log.
+    pub fn log(&self) -> &Path {
+        &self.plan.log
+    }
+}

@@ -42,8 +42,7 @@ impl Cluster {
         self.services.take(step, |before, after| {
             let Some(service) = after.or(before) else { return };
             due.insert(service.name.clone());
-            // Nobody copies the labels of a Service without a selector to its slices.
-            if after.is_some_and(|service| !service.has_selector && !service.is_external_name) {
+            if after.is_some_and(needs_own_watch) {
                 alone.entry(service.name.clone()).or_default();
             } else {
                 alone.remove(&service.name);
@@ -108,6 +107,11 @@ impl Cluster {
         self.alone.keys()
     }
 
+    /// Whether those of this one have to be.
+    pub(super) fn is_alone(&self, service: &str) -> bool {
+        self.alone.contains_key(service)
+    }
+
     /// Whether there is a Service to look at again.
     pub(super) fn is_due(&self) -> bool {
         !self.due.is_empty()
@@ -162,6 +166,11 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Nobody copies the labels of a Service without a selector to its slices.
+fn needs_own_watch(service: &object::Service) -> bool {
+    !(service.has_selector || service.is_external_name || service.is_headless)
 }
 
 /// What came of looking at a Service again.

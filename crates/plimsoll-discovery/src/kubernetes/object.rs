@@ -115,7 +115,8 @@ pub(super) struct Namespace {
     pub(super) annotations: Annotations,
 }
 
-fn full_name(metadata: &kube::api::ObjectMeta) -> String {
+/// Namespace and name, or the name alone of what is in no namespace.
+pub(super) fn full_name(metadata: &kube::api::ObjectMeta) -> String {
     let name = metadata.name.as_deref().unwrap_or_default();
     match metadata.namespace.as_deref() {
         Some(namespace) => format!("{namespace}/{name}"),

@@ -198,11 +198,6 @@ impl Service {
     pub(super) fn namespace(&self) -> &str {
         self.name.split_once('/').map_or("", |(namespace, _)| namespace)
     }
-
-    /// Its name without the namespace.
-    pub(super) fn bare_name(&self) -> &str {
-        self.name.split_once('/').map_or(&self.name, |(_, name)| name)
-    }
 }
 
 impl Ingress {

@@ -1,1 +1,355 @@
-//! x
+//! The rows of kube-proxy's case table that are decided while objects are mapped: each object as the API writes it,
+//! and what comes of it in a few words.
+
+use expect_test::{Expect, expect};
+use plimsoll_core::service::Place;
+use serde_json::{Value, json};
+
+use super::super::object::{Names, Slice};
+use super::super::wire;
+use super::*;
+use crate::below::{NodePorts, ProxyMode};
+
+fn proxy(mode: ProxyMode) -> Proxy {
+    Proxy {
+        mode,
+        local: LocalSources::Ranges(vec!["10.1.0.0/16".parse().unwrap()]),
+        masquerade_all: false,
+        node_ports: NodePorts::All,
+    }
+}
+
+fn nftables() -> Option<Proxy> {
+    Some(proxy(ProxyMode::Nftables))
+}
+
+/// Puts what differs over what is usual.
+fn merge(into: &mut Value, over: &Value) {
+    match (into, over) {
+        (Value::Object(into), Value::Object(over)) => {
+            for (name, value) in over {
+                merge(into.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (into, over) => *into = over.clone(),
+    }
+}
+
+/// A Service with a cluster address and a port, but for what differs.
+fn service(differs: &Value) -> object::Service {
+    let mut object = json!({
+        "metadata": {"name": "web", "namespace": "shop", "labels": {"plimsoll.dev/balance": "enabled"}},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "selector": {"app": "web"},
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": "web"}],
+        },
+        "status": {"loadBalancer": {}},
+    });
+    merge(&mut object, differs);
+    let object: wire::Service = serde_json::from_value(object).unwrap();
+    object::Service::read(&object)
+}
+
+/// A slice with this name, ports and endpoints.
+fn slice(name: &str, family: &str, ports: &Value, endpoints: &Value) -> object::Slice {
+    let object: wire::EndpointSlice = serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": family, "ports": ports, "endpoints": endpoints,
+    }))
+    .unwrap();
+    Slice::read(&object, &mut Names::default()).unwrap()
+}
+
+fn http() -> Value {
+    json!([{"name": "http", "port": 8080, "protocol": "TCP"}])
+}
+
+fn usual() -> Vec<object::Slice> {
+    vec![slice("web-1", "IPv4", &http(), &json!([{"addresses": ["10.1.0.11"]}, {"addresses": ["10.1.1.11"]}]))]
+}
+
+/// What comes of it: a line for each Service, then one for each remark.
+fn told(mapped: &Mapped) -> String {
+    let mut text = String::new();
+    for service in &mapped.services {
+        let keys: Vec<String> = service
+            .keys
+            .iter()
+            .map(|key| {
+                let kind = match key.place {
+                    Place::Internal(_) => "in",
+                    Place::External(_) => "ex",
+                    Place::AnyLocal(_) => "any",
+                };
+                format!("{kind} {key}")
+            })
+            .collect();
+        let endpoints: Vec<String> = service.endpoints.iter().map(endpoint).collect();
+        text += &format!(
+            "{} {:?} [{}] -> {}{}\n",
+            service.id,
+            service.mode,
+            keys.join(", "),
+            endpoints.join(" "),
+            service.affinity.map_or(String::new(), |time| format!(" sticky {time:?}"))
+        );
+    }
+    for remark in mapped.remarks.iter() {
+        text += &format!("- {remark}\n");
+    }
+    text
+}
+
+fn endpoint(endpoint: &plimsoll_core::service::Endpoint) -> String {
+    let said = endpoint.conditions;
+    let flag = |flag: bool, letter: &'static str| if flag { letter } else { "" };
+    let mut text = format!(
+        "{}{}{}{}",
+        endpoint.id,
+        flag(!said.ready, "!r"),
+        flag(!said.serving, "!s"),
+        flag(said.terminating, "t")
+    );
+    if let Some(node) = &endpoint.node {
+        text += &format!("@{node}");
+    }
+    for zone in &endpoint.for_zones {
+        text += &format!("~{zone}");
+    }
+    for node in &endpoint.for_nodes {
+        text += &format!("^{node}");
+    }
+    text
+}
+
+fn check_below(differs: &Value, slices: &[object::Slice], proxy: Option<&Proxy>, expected: &Expect) {
+    let setting = Setting { namespace: None, proxy };
+    expected.assert_eq(&told(&map(&service(differs), slices, setting)));
+}
+
+fn check(differs: &Value, slices: &[object::Slice], expected: &Expect) {
+    check_below(differs, slices, nftables().as_ref(), expected);
+}
+
+#[test]
+fn a_cluster_address() {
+    check(&json!({}), &usual(), &expect![[""]]);
+}
+
+#[test]
+fn ports_go_by_the_name_in_the_slice() {
+    let spec = json!({"spec": {"ports": [
+        {"name": "http", "port": 80, "targetPort": "web"}, {"name": "other", "port": 81}, {"name": "dns", "port": 53, "protocol": "UDP"},
+        {"name": "dns-tcp", "port": 53}, {"name": "sig", "port": 9, "protocol": "SCTP"},
+    ]}});
+    let ports = json!([
+        {"name": "http", "port": 8080}, {"name": "Other", "port": 81}, {"name": "dns", "port": 5353, "protocol": "UDP"},
+        {"name": "dns-tcp", "port": 5353, "protocol": "UDP"}, {"name": "sig", "port": 9, "protocol": "SCTP"},
+        {"name": "http", "port": null}, {"name": "http", "port": 8, "protocol": "QUIC"},
+    ]);
+    let slices = [slice("web-1", "IPv4", &ports, &json!([{"addresses": ["10.1.0.11"]}]))];
+    check(&spec, &slices, &expect![[""]]);
+}
+
+#[test]
+fn the_empty_name_is_a_name() {
+    let spec = json!({"spec": {"ports": [{"port": 80}]}});
+    let of = |ports: Value| [slice("web-1", "IPv4", &ports, &json!([{"addresses": ["10.1.0.11"]}]))];
+    check(&spec, &of(json!([{"port": 8080}, {"name": "http", "port": 8081}])), &expect![[""]]);
+    check(&spec, &of(json!([{"name": "", "port": 8080}])), &expect![[""]]);
+}
+
+#[test]
+fn one_port_may_have_different_numbers_in_different_slices() {
+    let one = slice("web-1", "IPv4", &http(), &json!([{"addresses": ["10.1.0.11"]}]));
+    let other = json!([{"name": "http", "port": 9090}]);
+    let two = slice("web-2", "IPv4", &other, &json!([{"addresses": ["10.1.0.12"]}]));
+    check(&json!({}), &[one, two], &expect![[""]]);
+}
+
+#[test]
+fn both_families_have_their_own() {
+    let spec = json!({"spec": {"clusterIPs": ["10.96.0.1", "fd96::1"], "externalIPs": ["192.0.2.1", "2001:db8::1"]}});
+    let six = slice("web-6", "IPv6", &http(), &json!([{"addresses": ["fd01::11"]}, {"addresses": ["10.1.0.12"]}]));
+    let slices = [usual(), vec![six]].concat();
+    check(&spec, &slices, &expect![[""]]);
+    // Without a cluster address of a family nothing of it is served.
+    let spec = json!({"spec": {"externalIPs": ["2001:db8::1"]}});
+    check(&spec, &slices[1..], &expect![[""]]);
+}
+
+#[test]
+fn only_the_first_address_of_an_endpoint_counts() {
+    let endpoints = json!([{"addresses": ["10.1.0.11", "10.1.0.12"]}, {"addresses": []}]);
+    check(&json!({}), &[slice("web-1", "IPv4", &http(), &endpoints)], &expect![[""]]);
+}
+
+#[test]
+fn addresses_that_no_endpoint_can_have_are_told() {
+    let endpoints = json!([
+        {"addresses": ["127.0.0.1"]}, {"addresses": ["0.0.0.0"]}, {"addresses": ["224.0.0.1"]}, {"addresses": ["web.example"]},
+        {"addresses": ["10.1.0.11"]}, {"addresses": ["fd01::1"]}, {"addresses": ["169.254.1.1"]},
+    ]);
+    check(&json!({}), &[slice("web-1", "IPv4", &http(), &endpoints)], &expect![[""]]);
+}
+
+#[test]
+fn conditions_that_are_not_given_have_a_meaning() {
+    let endpoints = json!([
+        {"addresses": ["10.1.0.1"]},
+        {"addresses": ["10.1.0.2"], "conditions": {"ready": false}},
+        {"addresses": ["10.1.0.3"], "conditions": {"ready": false, "serving": false}},
+        {"addresses": ["10.1.0.4"], "conditions": {"ready": false, "serving": true, "terminating": true}},
+        // publishNotReadyAddresses
+        {"addresses": ["10.1.0.5"], "conditions": {"ready": true, "serving": true, "terminating": true}},
+        {"addresses": ["10.1.0.6"], "conditions": null},
+    ]);
+    check(&json!({}), &[slice("web-1", "IPv4", &http(), &endpoints)], &expect![[""]]);
+}
+
+#[test]
+fn nodes_and_hints_are_handed_on() {
+    let endpoints = json!([
+        {"addresses": ["10.1.0.1"], "nodeName": "n1", "zone": "a", "hints": {"forZones": [{"name": "a"}]}},
+        {"addresses": ["10.1.0.2"], "nodeName": "n2", "hints": {"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "n2"}]}},
+        {"addresses": ["10.1.0.3"], "hints": {}},
+    ]);
+    check(&json!({}), &[slice("web-1", "IPv4", &http(), &endpoints)], &expect![[""]]);
+}
+
+#[test]
+fn of_an_endpoint_in_two_slices_the_fittest_counts_in_any_order() {
+    let of = |name: &str, ready: bool, node: &str| {
+        let endpoint = json!([{"addresses": ["10.1.0.1"], "nodeName": node, "conditions": {"ready": ready}}]);
+        slice(name, "IPv4", &http(), &endpoint)
+    };
+    let slices = [of("web-1", false, "n1"), of("web-2", true, "n2"), of("web-3", true, "n3")];
+    let backwards: Vec<object::Slice> = slices.iter().rev().cloned().collect();
+    let expected = expect![[""]];
+    check(&json!({}), &slices, &expected);
+    check(&json!({}), &backwards, &expected);
+}
+
+#[test]
+fn node_ports_are_served_where_kube_proxy_serves_them() {
+    let spec = json!({"spec": {"type": "NodePort", "ports": [{"name": "http", "port": 80, "nodePort": 30080}]}});
+    check(&spec, &usual(), &expect![[""]]);
+    let at = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Proxy { node_ports: NodePorts::At(addresses), ..proxy(ProxyMode::Nftables) }
+    };
+    // Never on loopback.
+    check_below(&spec, &usual(), Some(&at(&["192.0.2.11", "127.0.0.1", "fd00::11"])), &expect![[""]]);
+    check_below(&spec, &usual(), Some(&at(&[])), &expect![[""]]);
+}
+
+#[test]
+fn outside_addresses() {
+    let spec = json!({
+        "spec": {
+            "type": "LoadBalancer", "externalIPs": ["198.51.100.1", "198.51.100.9", "10.96.0.1", "0.0.0.0"],
+            "allocateLoadBalancerNodePorts": false, "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local",
+        },
+        "status": {"loadBalancer": {"ingress": [
+            {"ip": "203.0.113.1", "ipMode": "VIP"}, {"ip": "203.0.113.2", "ipMode": "Proxy"}, {"ip": "198.51.100.9"},
+            {"hostname": "lb.example"},
+        ]}},
+    });
+    check(&spec, &usual(), &expect![[""]]);
+    let policies = service(&spec);
+    assert_eq!(
+        (policies.internal_policy, policies.external_policy),
+        (plimsoll_core::service::TrafficPolicy::Local, plimsoll_core::service::TrafficPolicy::Local)
+    );
+}
+
+#[test]
+fn source_ranges_keep_the_load_balancers_address_but_in_nftables_mode() {
+    let spec = json!({
+        "spec": {
+            "type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24"], "externalIPs": ["198.51.100.1", "203.0.113.1"],
+            "ports": [{"name": "http", "port": 80, "nodePort": 30080}],
+        },
+        "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}},
+    });
+    check(&spec, &usual(), &expect![[""]]);
+    for mode in [ProxyMode::Iptables, ProxyMode::Ipvs] {
+        check_below(&spec, &usual(), Some(&proxy(mode)), &expect![[""]]);
+    }
+}
+
+#[test]
+fn what_no_proxy_serves_is_left_alone() {
+    for (differs, expected) in [
+        (json!({"spec": {"clusterIP": "None", "clusterIPs": ["None"]}}), expect![[""]]),
+        (json!({"metadata": {"labels": {"service.kubernetes.io/headless": ""}}}), expect![[""]]),
+        (json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": "mine"}}}), expect![[""]]),
+        (json!({"spec": {"type": "ExternalName", "clusterIP": "", "clusterIPs": null}}), expect![[""]]),
+        (json!({"spec": {"clusterIP": "", "clusterIPs": []}}), expect![[""]]),
+    ] {
+        check(&differs, &usual(), &expected);
+    }
+}
+
+#[test]
+fn clients_that_stay_are_taken_over_only_if_asked() {
+    let spec = json!({"spec": {"sessionAffinity": "ClientIP"}});
+    check(&spec, &usual(), &expect![[""]]);
+    let spec = json!({
+        "metadata": {"annotations": {"plimsoll.dev/affinity": "take-over"}},
+        "spec": {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}},
+    });
+    check(&spec, &usual(), &expect![[""]]);
+}
+
+#[test]
+fn nothing_is_steered_in_front_of_the_unknown() {
+    check_below(&json!({}), &usual(), None, &expect![[""]]);
+    let bridge = Proxy { local: LocalSources::Interface("cni*".into()), ..proxy(ProxyMode::Iptables) };
+    check_below(&json!({}), &usual(), Some(&bridge), &expect![[""]]);
+    // Who only asked to observe is not told that it is only observed.
+    check_below(&json!({"metadata": {"labels": {"plimsoll.dev/balance": "observe"}}}), &usual(), None, &expect![[""]]);
+}
+
+#[test]
+fn labels_and_annotations_tune() {
+    let namespace = object::Namespace {
+        name: "shop".into(),
+        annotations: [("plimsoll.dev/slow-start", "30s"), ("plimsoll.dev/policy", "never")]
+            .map(|(name, value)| (name.into(), value.into()))
+            .into(),
+    };
+    let setting = Setting { namespace: Some(&namespace), proxy: None };
+    let differs = json!({"metadata": {
+        "labels": {"plimsoll.dev/balance": "observe", "plimsoll.dev/balanced": "yes"},
+        "annotations": {"plimsoll.dev/policy": "equal", "example.com/other": "x"},
+    }});
+    let mapped = map(&service(&differs), &usual(), setting);
+    expect![[""]].assert_eq(&told(&mapped));
+    assert_eq!(mapped.services[0].slow_start, Duration::from_secs(30));
+    assert_eq!(mapped.services[0].policy, Some(plimsoll_core::service::PolicyKind::Equal));
+    for word in ["on", "", "Enabled"] {
+        let mapped = map(&service(&json!({"metadata": {"labels": {"plimsoll.dev/balance": word}}})), &usual(), setting);
+        assert!(mapped.services.is_empty(), "{word}");
+        assert!(told(&mapped).contains("write `enabled`, `observe` or `disabled`"), "{word}");
+    }
+}
+
+#[test]
+fn ten_thousand_endpoints_and_empty_lists() {
+    let endpoints: Vec<Value> =
+        (0..10_000).map(|i| json!({"addresses": [format!("10.{}.{}.1", 1 + i / 250, i % 250)]})).collect();
+    let slices: Vec<object::Slice> = endpoints
+        .chunks(1000)
+        .enumerate()
+        .map(|(i, part)| slice(&format!("web-{i}"), "IPv4", &http(), &json!(part)))
+        .rev()
+        .collect();
+    let proxy = nftables();
+    let mapped = map(&service(&json!({})), &slices, Setting { namespace: None, proxy: proxy.as_ref() });
+    let endpoints = &mapped.services[0].endpoints;
+    assert_eq!(endpoints.len(), 10_000);
+    assert!(endpoints.is_sorted_by(|a, b| a.id < b.id), "sorted, each once");
+    // As the API server writes what is empty.
+    check(&json!({}), &[slice("web-1", "IPv4", &Value::Null, &Value::Null)], &expect![[""]]);
+}

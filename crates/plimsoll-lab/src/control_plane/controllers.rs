@@ -9,11 +9,12 @@ use super::process::{Plan, Process};
 use super::programs::program;
 
 const START: Duration = Duration::from_mins(1);
-/// The controllers that tests use: those that make slices, and those that make pods of Deployments and `DaemonSets`.
-/// Not those that watch over nodes, which would want heartbeats.
+/// The controllers that tests use: those that make slices, those that make pods of Deployments and `DaemonSets`, and
+/// the one that fills the roles `view`, `edit` and `admin`. Not those that watch over nodes, which would want heartbeats.
 const CONTROLLERS: &str = "endpointslice-controller,endpointslice-mirroring-controller,\
     serviceaccount-controller,namespace-controller,deployment-controller,replicaset-controller,daemonset-controller,\
-    garbage-collector-controller,disruption-controller,root-ca-certificate-publisher-controller";
+    garbage-collector-controller,disruption-controller,\
+    root-ca-certificate-publisher-controller,clusterrole-aggregation-controller";
 
 /// Controllers; they are killed when this is dropped.
 #[derive(Debug)]

@@ -260,7 +260,7 @@ fn apiserver_arguments(directory: &Path, settings: &Settings, etcd: u16, secure:
          --tls-private-key-file={at}/apiserver.key
          --client-ca-file={at}/ca.crt
          --service-account-issuer=https://kubernetes.default.svc
-         --service-account-key-file={at}/service-accounts.key
+         --service-account-key-file={at}/service-accounts.pub
          --service-account-signing-key-file={at}/service-accounts.key
          --service-cluster-ip-range={networks}
          --authorization-mode=RBAC

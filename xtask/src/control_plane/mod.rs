@@ -18,9 +18,9 @@ use pins::{PROGRAMS, Program};
 
 /// Builds etcd, the Kubernetes API server and their relatives, for the tests, and prints the directory they are in.
 ///
-/// They are built once from their pinned Go modules and kept in the cache directory ($`PLIMSOLL_CACHE`, or
-/// `plimsoll` in $`XDG_CACHE_HOME` or ~/.cache): minutes and 4 GB of disk the first time, then nothing and 350 MB. With
-/// $`KUBEBUILDER_ASSETS` the programs in that directory are used, and nothing is built. Go is fetched if it is
+/// They are built once from their pinned Go modules and kept in a cache directory (`PLIMSOLL_CACHE`, or `plimsoll` in
+/// `XDG_CACHE_HOME` or ~/.cache): minutes and 4 GB of disk the first time, then nothing and 350 MB. Where
+/// `KUBEBUILDER_ASSETS` names a directory, the programs there are used, and nothing is built. Go is fetched if it is
 /// missing or too old.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask control-plane\n  cargo xtask control-plane kwok helm\n  \

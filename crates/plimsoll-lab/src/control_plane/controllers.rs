@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::plane::ControlPlane;
-use super::process::{Plan, Process};
+use super::process::{Plan, Process, runs};
 use super::programs::program;
 
 const START: Duration = Duration::from_mins(1);
@@ -60,13 +60,13 @@ impl ControllerManager {
 
     /// Starts it if it does not run, and waits until a controller has done something.
     pub fn start_again(&mut self, plane: &ControlPlane) -> Result<(), Error> {
-        if self.process.is_some() {
-            return Ok(());
-        }
         let kubectl = plane.kubectl();
-        let process = self.process.insert(self.plan.start()?);
-        // Every namespace gets one, so a missing one shows whether anybody works.
-        let _ = kubectl.run(&["delete", "serviceaccount", "default", "--ignore-not-found"]);
+        if !runs(&mut self.process) {
+            // Every namespace gets one, so a missing one shows whether anybody works.
+            kubectl.run(&["delete", "serviceaccount", "default", "--ignore-not-found"])?;
+            self.process = Some(self.plan.start()?);
+        }
+        let process = self.process.as_mut().expect("it was started");
         process.wait("making ServiceAccounts", START, || {
             kubectl.run(&["get", "serviceaccount", "default"]).is_ok()
         })

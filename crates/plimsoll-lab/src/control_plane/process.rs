@@ -59,6 +59,12 @@ impl Plan {
     }
 }
 
+/// Whether a program runs; one that has ended by itself is forgotten.
+pub(super) fn runs(process: &mut Option<Process>) -> bool {
+    process.take_if(|process| process.check().is_err());
+    process.is_some()
+}
+
 /// A running program; it is killed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Process {

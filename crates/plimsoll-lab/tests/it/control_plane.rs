@@ -185,7 +185,11 @@ fn the_controllers_make_slices_of_pods() {
             .unwrap_or_default()
     };
     assert!(eventually(SOON, || told() == "10.1.0.11 true node0"), "{}", told());
+    assert!(!kubectl.run(&["create", "token", "default"]).unwrap().is_empty());
+
+    let before = controllers.id();
     controllers.kill();
     controllers.start_again(&plane).unwrap();
+    assert_ne!(controllers.id(), before);
     assert_eq!(told(), "10.1.0.11 true node0");
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::error::{Error, trying};
-use crate::eventually;
 use crate::namespace::Namespace;
+use crate::patience::eventually;
 
 /// How many of the log's last lines an error shows.
 const TAIL: usize = 25;

@@ -52,7 +52,7 @@ fn everybody_may_do_what_their_role_allows_and_no_more() {
     if !available(&[], &[]) {
         return;
     }
-    let plane = plane();
+    let plane = ControlPlane::start(Settings::new(&Namespace::current().unwrap())).unwrap();
     let admin = plane.kubectl();
     let account = "system:serviceaccount:plimsoll:agent";
     let groups = ["system:serviceaccounts", "system:serviceaccounts:plimsoll"];

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::go::Go;
 use super::pins::{Module, Program};
+use crate::run::shown;
 
 /// Builds a program and puts it, whole, into a directory.
 pub(super) fn build(go: &Go, scratch: &Path, program: &Program, into: &Path) -> Result<()> {
@@ -85,8 +86,8 @@ fn json(command: &mut Command) -> Result<Value> {
 
 /// What Go writes; what it complains of only if it fails, for it tells every module that it downloads.
 fn text(command: &mut Command) -> Result<String> {
-    let shown = format!("{command:?}").split(" \"").skip(1).collect::<Vec<_>>().join(" \"");
-    let told = command.output().with_context(|| format!("cannot start go {shown}"))?;
+    let shown = shown(command);
+    let told = command.output().with_context(|| format!("cannot start `{shown}`"))?;
     if !told.status.success() {
         let said = String::from_utf8_lossy(&told.stderr);
         let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("go: downloading ")).collect();

@@ -14,6 +14,8 @@ use crate::setup;
 
 /// Where modules come from unless `GOPROXY` says otherwise; Go's own default.
 const PROXY: &str = "https://proxy.golang.org";
+/// Where Linux systems keep the certificates of those that one may trust; Go looks there as well.
+const TRUSTED: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
 /// A Go that builds here, into caches of its own.
 pub(super) struct Go {
@@ -25,9 +27,10 @@ impl Go {
     /// Looks for Go, or fetches it into a directory for things that are removed in the end.
     pub(super) fn find(scratch: &Path) -> Result<Go> {
         fs::create_dir_all(scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
+        if env::var_os("SSL_CERT_FILE").is_none() && !TRUSTED.iter().any(|path| Path::new(path).exists()) {
+            setup::ensure_programs(&[("update-ca-certificates", "ca-certificates")])?;
+        }
         let scratch = scratch.to_owned();
-        // Go itself asks for these when it talks to the proxy.
-        setup::ensure_programs(&[("update-ca-certificates", "ca-certificates")])?;
         let installed = Go { program: "go".into(), scratch: scratch.clone() };
         if installed.version().is_some_and(|version| version >= numbers(GO)) {
             return Ok(installed);

@@ -5,6 +5,7 @@ mod go;
 mod build;
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -17,9 +18,9 @@ use pins::{PROGRAMS, Program};
 
 /// Builds etcd, the Kubernetes API server and their relatives, for the tests, and prints the directory they are in.
 ///
-/// They are built once from their pinned Go modules and kept in the cache directory ($`PLIMSOLL_CACHE`, or
-/// `plimsoll` in $`XDG_CACHE_HOME` or ~/.cache): minutes and 4 GB of disk the first time, then nothing and 350 MB. With
-/// $`KUBEBUILDER_ASSETS` the programs in that directory are used, and nothing is built. Go is fetched if it is
+/// They are built once from their pinned Go modules and kept in a cache directory (`PLIMSOLL_CACHE`, or `plimsoll` in
+/// `XDG_CACHE_HOME` or ~/.cache): minutes and 4 GB of disk the first time, then nothing and 350 MB. Where
+/// `KUBEBUILDER_ASSETS` names a directory, the programs there are used, and nothing is built. Go is fetched if it is
 /// missing or too old.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask control-plane\n  cargo xtask control-plane kwok helm\n  \
@@ -44,7 +45,12 @@ pub(crate) fn control_plane(arguments: &Arguments) -> Result<()> {
             names => names.iter().any(|name| name == program.name),
         })
         .collect();
-    println!("{}", programs(&wanted)?.display());
+    let directory = programs(&wanted)?;
+    // The only thing on standard output, for `KUBEBUILDER_ASSETS=$(cargo xtask control-plane)`.
+    #[allow(clippy::print_stdout)]
+    {
+        println!("{}", directory.display());
+    }
     Ok(())
 }
 
@@ -53,20 +59,21 @@ pub(crate) fn for_tests() -> Result<PathBuf> {
     programs(&PROGRAMS.iter().filter(|program| program.needed).collect::<Vec<_>>())
 }
 
-/// Whether the tests of the packages that these arguments of `cargo test` choose may need a control plane: those
-/// that use the laboratory.
-pub(crate) fn is_needed(chosen: &[&str]) -> Result<bool> {
+/// Whether a package that these arguments of `cargo test` choose has tests that may need a control plane: those that
+/// use the laboratory.
+pub(crate) fn is_needed(chosen: &[OsString]) -> Result<bool> {
     const LABORATORY: &str = "plimsoll-lab";
-    let name = |argument: &str| {
-        let named = argument.strip_prefix("--package").or_else(|| argument.strip_prefix("-p"));
-        named.unwrap_or(argument).trim_start_matches('=').to_owned()
-    };
-    let names: Vec<String> = chosen.iter().map(|argument| name(argument)).collect();
+    let names: Vec<&str> = chosen.iter().filter_map(|argument| argument.to_str()).map(package).collect();
     let workspace = Workspace::read()?;
     Ok(workspace.members.iter().any(|member| {
-        names.contains(&member.name)
+        names.contains(&member.name.as_str())
             && (member.name == LABORATORY || member.needs.iter().any(|need| need == LABORATORY))
     }))
+}
+
+/// The package that an argument names: `NAME` after a lone `-p`, `-pNAME`, `--package=NAME`.
+fn package(argument: &str) -> &str {
+    argument.strip_prefix("--package=").or_else(|| argument.strip_prefix("-p")).unwrap_or(argument)
 }
 
 /// The directory in which these programs are, built if need be.

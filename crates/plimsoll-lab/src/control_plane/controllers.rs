@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::plane::ControlPlane;
-use super::process::{Plan, Process};
+use super::process::{Plan, Process, runs};
 use super::programs::program;
 
 const START: Duration = Duration::from_mins(1);
-/// The controllers that tests use: those that make slices, and those that make pods of Deployments and `DaemonSets`.
-/// Not those that watch over nodes, which would want heartbeats.
+/// The controllers that tests use: those that make slices, those that make pods of Deployments and `DaemonSets`, and
+/// the one that fills the roles `view`, `edit` and `admin`. Not those that watch over nodes, which would want heartbeats.
 const CONTROLLERS: &str = "endpointslice-controller,endpointslice-mirroring-controller,\
     serviceaccount-controller,namespace-controller,deployment-controller,replicaset-controller,daemonset-controller,\
-    garbage-collector-controller,disruption-controller,root-ca-certificate-publisher-controller";
+    garbage-collector-controller,disruption-controller,\
+    root-ca-certificate-publisher-controller,clusterrole-aggregation-controller";
 
 /// Controllers; they are killed when this is dropped.
 #[derive(Debug)]
@@ -59,13 +60,13 @@ impl ControllerManager {
 
     /// Starts it if it does not run, and waits until a controller has done something.
     pub fn start_again(&mut self, plane: &ControlPlane) -> Result<(), Error> {
-        if self.process.is_some() {
-            return Ok(());
-        }
         let kubectl = plane.kubectl();
-        let process = self.process.insert(self.plan.start()?);
-        // Every namespace gets one, so a missing one shows whether anybody works.
-        let _ = kubectl.run(&["delete", "serviceaccount", "default", "--ignore-not-found"]);
+        if !runs(&mut self.process) {
+            // Every namespace gets one, so a missing one shows whether anybody works.
+            kubectl.run(&["delete", "serviceaccount", "default", "--ignore-not-found"])?;
+            self.process = Some(self.plan.start()?);
+        }
+        let process = self.process.as_mut().expect("it was started");
         process.wait("making ServiceAccounts", START, || {
             kubectl.run(&["get", "serviceaccount", "default"]).is_ok()
         })

@@ -61,9 +61,10 @@ impl Authority {
         self.sign(file, user, &asked)
     }
 
-    /// `NAME.key`: a key without a certificate.
+    /// `NAME.key` and `NAME.pub`: a key without a certificate.
     pub(super) fn key(&self, name: &str) -> Result<(), Error> {
         let key = KeyPair::generate().map_err(failed(name))?;
+        self.write(&format!("{name}.pub"), &key.public_key_pem())?;
         self.write(&format!("{name}.key"), &key.serialize_pem())
     }
 

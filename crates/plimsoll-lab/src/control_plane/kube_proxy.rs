@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use super::error::{Error, trying};
 use super::plane::ControlPlane;
-use super::process::{Plan, Process};
+use super::process::{Plan, Process, runs};
 use super::programs::program;
 use crate::cluster::{POD_NETWORK_V4, POD_NETWORK_V6};
 use crate::namespace::Namespace;
@@ -100,18 +100,20 @@ impl KubeProxy {
 
     /// Starts it if it does not run, and waits until it has written its rules.
     pub fn start_again(&mut self) -> Result<(), Error> {
-        if self.process.is_some() {
-            return Ok(());
+        if !runs(&mut self.process) {
+            self.process = Some(self.plan.start()?);
         }
-        let process = self.process.insert(self.plan.start()?);
-        let namespace = &self.plan.namespace;
+        let (process, namespace) = (self.process.as_mut().expect("it was started"), &self.plan.namespace);
         process.wait("done with its first rules", START, || has_synced(namespace))
     }
 
     /// Halts it, or lets it go on.
     pub fn hang(&self, hangs: bool) -> Result<(), Error> {
         let signal = if hangs { Signal::STOP } else { Signal::CONT };
-        self.process.as_ref().map_or(Ok(()), |process| process.signal(signal))
+        match &self.process {
+            Some(process) => process.signal(signal),
+            None => Err(Error::Missing("kube-proxy was killed and not started again".into())),
+        }
     }
 
     /// Its process number, while it runs.

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! The programs are those in the directory that `KUBEBUILDER_ASSETS` names; `cargo xtask control-plane` builds them.
-//! They end with the values that stand for them, and with this process however it ends.
+//! They end with the values that stand for them, and with this process however it ends; only when it is killed, a
+//! directory `plimsoll-control-plane-…` stays among the temporary files.
 
 mod error;
 mod programs;

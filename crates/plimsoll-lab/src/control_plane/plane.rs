@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::error::{Error, trying};
 use super::identity::Authority;
 use super::kubectl::Kubectl;
-use super::process::{Plan, Process};
+use super::process::{Plan, Process, runs};
 use super::programs::program;
 use crate::namespace::Namespace;
 
@@ -170,7 +170,7 @@ impl ControlPlane {
 
     /// Starts etcd if it does not run, on the data that are there.
     pub fn start_etcd(&mut self) -> Result<(), Error> {
-        if self.etcd.is_none() {
+        if !runs(&mut self.etcd) {
             self.etcd = Some(self.plans[0].start()?);
         }
         Ok(())
@@ -183,7 +183,7 @@ impl ControlPlane {
 
     /// Starts the API server if it does not run, where it was before, and waits until it is ready.
     pub fn start_apiserver(&mut self) -> Result<(), Error> {
-        if self.apiserver.is_none() {
+        if !runs(&mut self.apiserver) {
             self.apiserver = Some(self.plans[1].start()?);
         }
         self.wait_ready()
@@ -260,7 +260,7 @@ fn apiserver_arguments(directory: &Path, settings: &Settings, etcd: u16, secure:
          --tls-private-key-file={at}/apiserver.key
          --client-ca-file={at}/ca.crt
          --service-account-issuer=https://kubernetes.default.svc
-         --service-account-key-file={at}/service-accounts.key
+         --service-account-key-file={at}/service-accounts.pub
          --service-account-signing-key-file={at}/service-accounts.key
          --service-cluster-ip-range={networks}
          --authorization-mode=RBAC

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::error::{Error, trying};
-use crate::eventually;
 use crate::namespace::Namespace;
+use crate::patience::eventually;
 
 /// How many of the log's last lines an error shows.
 const TAIL: usize = 25;
@@ -57,6 +57,12 @@ impl Plan {
         let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
         Error::Program { name: self.name.into(), what, log: self.log.clone(), tail }
     }
+}
+
+/// Whether a program runs; one that has ended by itself is forgotten.
+pub(super) fn runs(process: &mut Option<Process>) -> bool {
+    process.take_if(|process| process.check().is_err());
+    process.is_some()
 }
 
 /// A running program; it is killed when this is dropped.

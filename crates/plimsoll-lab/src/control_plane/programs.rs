@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::error::Error;
+use crate::needs;
 
 /// The variable that names the directory with the programs.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
@@ -29,11 +30,11 @@ pub fn program(name: &str) -> Result<PathBuf, Error> {
 /// it says so on stderr, and panics where `PLIMSOLL_REQUIRE_ALL_TESTS=1` asks for all tests.
 pub fn available(programs: &[&str], of_system: &[&str]) -> bool {
     let needed = ["ip", "setpriv"].iter().chain(of_system).copied().collect::<Vec<_>>();
-    if !crate::available(&needed) {
+    if !needs::available(&needed) {
         return false;
     }
     let mut needed = ["etcd", "kube-apiserver", "kubectl"].iter().chain(programs);
     let Some(missing) = needed.find_map(|name| program(name).err()) else { return true };
-    crate::skip(&missing.to_string());
+    needs::skip(&missing.to_string());
     false
 }

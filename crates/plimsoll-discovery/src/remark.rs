@@ -39,8 +39,8 @@ pub struct LeftAlone {
 impl fmt::Display for LeftAlone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.key {
-            Some(key) => write!(f, "{key} is left to the proxy below: {}", self.reason),
-            None => write!(f, "it is left to the proxy below: {}", self.reason),
+            Some(key) => write!(f, "{key} is not taken over: {}", self.reason),
+            None => write!(f, "it is not taken over: {}", self.reason),
         }
     }
 }

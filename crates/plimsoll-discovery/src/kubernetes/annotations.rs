@@ -51,7 +51,9 @@ impl Tuning {
                 name if RESERVED.contains(&name) => {
                     Err("is ignored: the name is reserved and means nothing yet; remove it".into())
                 }
-                _ => Err(format!("is ignored: nothing has this name; there are {KNOWN}; correct or remove it")),
+                _ => {
+                    Err(format!("is ignored: nothing has this name; there are {KNOWN}; correct or remove it"))
+                }
             };
             problems.extend(outcome.err().map(|what| Problem {
                 object: object.into(),
@@ -80,7 +82,8 @@ pub(super) fn mode(service: &Service, problems: &mut Vec<Problem>) -> Option<Mod
         object: object(),
         part: "label".into(),
         value: shortened(name),
-        what: format!("is ignored: the one label is `{BALANCE}`; what tunes a Service is an annotation").into(),
+        what:
+            format!("is ignored: the one label is `{BALANCE}`; what tunes a Service is an annotation").into(),
     }));
     match &*service.balance {
         "enabled" => Some(Mode::Enabled),
@@ -122,7 +125,10 @@ fn affinity(value: &str) -> Result<bool, String> {
     match value {
         "take-over" => Ok(true),
         "leave" => Ok(false),
-        _ => Err("is not one of the choices; write `take-over` or `leave`; until then the default is used".into()),
+        _ => {
+            Err("is not one of the choices; write `take-over` or `leave`; until then the default is used"
+                .into())
+        }
     }
 }
 

@@ -144,8 +144,7 @@ impl Cluster {
             place.ok().map(|place| mapped.services[place].clone())
         };
         let gone = before.services.iter().filter(|old| find(&after, old).is_none());
-        let mut changes: Vec<ServiceChange> =
-            gone.map(|old| ServiceChange::Remove(old.id.clone())).collect();
+        let mut changes: Vec<ServiceChange> = gone.map(|old| ServiceChange::Remove(old.id.clone())).collect();
         let news = after.services.iter().filter(|new| find(&before, new).as_ref() != Some(new));
         changes.extend(news.cloned().map(ServiceChange::Set));
         let remarks = (before.remarks != after.remarks).then_some(after.remarks);

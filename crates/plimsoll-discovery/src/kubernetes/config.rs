@@ -104,7 +104,10 @@ impl Config {
         match &self.kubeconfig {
             Some(path) if !path.is_file() => wrong(
                 "kubernetes.kubeconfig",
-                format!("there is no file {}; correct the path, or leave it out inside a Pod", path.display()),
+                format!(
+                    "there is no file {}; correct the path, or leave it out inside a Pod",
+                    path.display()
+                ),
             ),
             _ => Ok(()),
         }

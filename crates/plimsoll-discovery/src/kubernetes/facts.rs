@@ -39,7 +39,9 @@ impl Facts {
             "nftables" => ProxyMode::Nftables,
             other => {
                 let other: String = other.chars().take(40).collect();
-                return Err(format!("its /proxyMode is `{other}`, which is none of iptables, ipvs and nftables"));
+                return Err(format!(
+                    "its /proxyMode is `{other}`, which is none of iptables, ipvs and nftables"
+                ));
             }
         };
         let all: Value = serde_json::from_str(configuration)
@@ -58,7 +60,12 @@ impl Facts {
             .into_iter()
             .find_map(|section| section["MasqueradeAll"].as_bool())
             .ok_or("its /configz does not tell MasqueradeAll")?;
-        Ok(Facts { mode, detects: detects(config)?, masquerade_all, node_ports: texts(&config["NodePortAddresses"])? })
+        Ok(Facts {
+            mode,
+            detects: detects(config)?,
+            masquerade_all,
+            node_ports: texts(&config["NodePortAddresses"])?,
+        })
     }
 
     /// What follows for this node; an error says what is missing for that.
@@ -99,7 +106,8 @@ impl Facts {
         let ranges: Vec<IpNet> = self.node_ports.iter().filter_map(|range| range.parse().ok()).collect();
         // Addresses that are not known to be this node's are none of ours, and stay with kube-proxy.
         let served = |address: &&IpAddr| {
-            (primary && first.contains(&Some(*address))) || ranges.iter().any(|range| range.contains(*address))
+            (primary && first.contains(&Some(*address)))
+                || ranges.iter().any(|range| range.contains(*address))
         };
         NodePorts::At(of_node.iter().filter(served).copied().collect())
     }
@@ -156,7 +164,9 @@ fn texts(value: &Value) -> Result<Vec<Box<str>>, String> {
         other => return Err(format!("its /configz has {other} where a list belongs")),
     };
     all.iter()
-        .map(|one| one.as_str().map(Into::into).ok_or_else(|| format!("its /configz has {one} where a text belongs")))
+        .map(|one| {
+            one.as_str().map(Into::into).ok_or_else(|| format!("its /configz has {one} where a text belongs"))
+        })
         .collect()
 }
 

@@ -297,7 +297,8 @@ impl Follower {
                 .entry(service.clone())
                 .or_insert_with(|| tokio::spawn(watches::slices_of(&self.client, service, &self.sender)));
         }
-        let gone = |source: &Source| matches!(source, Source::SlicesOf(name) if !self.alone.contains_key(name));
+        let gone =
+            |source: &Source| matches!(source, Source::SlicesOf(name) if !self.alone.contains_key(name));
         let gone: Vec<Source> = self.troubles.keys().filter(|source| gone(source)).cloned().collect();
         gone.iter().for_each(|source| self.works(source));
     }

@@ -19,7 +19,8 @@ const MOST_BYTES: usize = 1 << 20;
 /// Host and port of a URL, if it is one that can be asked.
 pub(super) fn place(url: &str) -> Option<(String, u16)> {
     let url: Uri = url.parse().ok()?;
-    let is_plain = url.scheme_str() == Some("http") && matches!(url.path(), "" | "/") && url.query().is_none();
+    let is_plain =
+        url.scheme_str() == Some("http") && matches!(url.path(), "" | "/") && url.query().is_none();
     let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
     is_plain.then_some((host, url.port_u16()?))
 }

@@ -75,7 +75,8 @@ impl KubernetesDiscovery {
             };
             runtime.block_on(async {
                 let client = client(&config).await;
-                let outcome = client.as_ref().map(|_| ()).map_err(|what| Error::Cluster { what: what.clone() });
+                let outcome =
+                    client.as_ref().map(|_| ()).map_err(|what| Error::Cluster { what: what.clone() });
                 let _ = made.send(outcome);
                 if let Ok(client) = client {
                     follow(client, &config, node, outlets).await;
@@ -131,7 +132,9 @@ async fn client(config: &Config) -> Result<Client, String> {
                 .await
                 .map_err(|error| format!("the kubeconfig {}: {error}", path.display()))?
         }
-        (None, Some(_)) => kube::Config::from_kubeconfig(&options).await.map_err(|error| error.to_string())?,
+        (None, Some(_)) => {
+            kube::Config::from_kubeconfig(&options).await.map_err(|error| error.to_string())?
+        }
         (None, None) => kube::Config::infer().await.map_err(|error| error.to_string())?,
     };
     made.connect_timeout = Some(CONNECT);

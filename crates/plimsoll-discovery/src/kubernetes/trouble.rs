@@ -16,7 +16,9 @@ pub(super) fn describe(error: &watcher::Error, source: &Source) -> String {
             other => unanswered(&chain(other), source),
         },
         watcher::Error::WatchError(status) => answered(status.code, &status.message, source),
-        watcher::Error::NoResourceVersion => format!("{source}: the API server sends objects without a version"),
+        watcher::Error::NoResourceVersion => {
+            format!("{source}: the API server sends objects without a version")
+        }
     }
 }
 
@@ -36,7 +38,9 @@ pub(super) fn answered(code: u16, message: &str, source: &Source) -> String {
             "{source}: the API server does not know the resource `{resource}` (404: {message}); discovery.k8s.io/v1 \
              needs Kubernetes 1.21"
         ),
-        429 => format!("{source}: the API server is asked too much (429: {message}); it is asked again later"),
+        429 => {
+            format!("{source}: the API server is asked too much (429: {message}); it is asked again later")
+        }
         code => format!("{source}: the API server answers {code}: {message}; it is asked again"),
     }
 }

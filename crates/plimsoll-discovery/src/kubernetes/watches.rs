@@ -107,7 +107,11 @@ async fn ask_proxy(config: KubeProxy, sender: mpsc::Sender<News>) {
                 let what = format!(
                     "kube-proxy: {why}; {}; is it running on this node, with this metricsBindAddress? see \
                      `discovery.kubernetes.kube_proxy` for its `url`, or `assume` where there is none",
-                    if known.is_some() { "what it said before is taken to hold" } else { "Services are only observed" }
+                    if known.is_some() {
+                        "what it said before is taken to hold"
+                    } else {
+                        "Services are only observed"
+                    }
                 );
                 [Some(News::Fails(Source::Proxy, what)), None]
             }

@@ -57,7 +57,8 @@ where
                     // A watch begins again and again while lists fail: only what comes through says that all is well.
                     if !matches!(event, Event::Init) {
                         failures = 0;
-                        if std::mem::take(&mut is_told) && !self.tell(News::Works(self.source.clone())).await {
+                        if std::mem::take(&mut is_told) && !self.tell(News::Works(self.source.clone())).await
+                        {
                             return;
                         }
                     }

@@ -42,7 +42,8 @@ impl Watched {
     }
 
     async fn start(directory: TempDir) -> Watched {
-        let discovery = build(&config(&directory.path().join("services.yaml")), &NodeName::new("n1")).unwrap();
+        let discovery =
+            build(&config(&directory.path().join("services.yaml")), &NodeName::new("n1")).unwrap();
         let mut watched = Watched { directory, discovery };
         assert!(matches!(watched.change().await, ServiceChange::All(_)), "the first answer is everything");
         watched

@@ -9,7 +9,7 @@ use plimsoll_core::service::{Mode, NodeName, Service, ServiceChange, ServiceId};
 use plimsoll_discovery::below::{NodePorts, Proxy, ProxyMode};
 use plimsoll_discovery::{Config, Discovery, build, kubernetes};
 use plimsoll_lab::cluster::Cluster;
-use plimsoll_lab::control_plane::{self, ControlPlane, Kubectl, KubeProxy, Settings, available};
+use plimsoll_lab::control_plane::{self, ControlPlane, KubeProxy, Kubectl, Settings, available};
 use plimsoll_lab::namespace::Namespace;
 use tokio::runtime::Runtime;
 
@@ -49,8 +49,7 @@ impl Found {
             // Not all that is waited for comes as a change.
             let step = left.min(Duration::from_millis(50));
             let Found { runtime, discovery, .. } = self;
-            let change =
-                runtime.block_on(async { tokio::time::timeout(step, discovery.next()).await.ok() });
+            let change = runtime.block_on(async { tokio::time::timeout(step, discovery.next()).await.ok() });
             if let Some(change) = change {
                 self.take(change.unwrap());
             }
@@ -90,7 +89,8 @@ impl Found {
     fn remarks(&self, service: &str) -> String {
         let remarks = self.discovery.remarks();
         let remarks = remarks.borrow();
-        let of_service = remarks.get(service).map(|remarks| remarks.iter().map(ToString::to_string).collect());
+        let of_service =
+            remarks.get(service).map(|remarks| remarks.iter().map(ToString::to_string).collect());
         of_service.map_or(String::new(), |lines: Vec<String>| lines.join("\n"))
     }
 }
@@ -134,7 +134,8 @@ const WEB: &str = "default/web:http/ipv4";
 
 /// A Service that is switched on, with a slice as the cluster's controller would write it.
 fn web(kubectl: &Kubectl, addresses: &[&str]) {
-    let objects = [service("web", ON, "selector: {app: web}"), slice("web-1", "web", &format!(", {ON}"), addresses)];
+    let objects =
+        [service("web", ON, "selector: {app: web}"), slice("web-1", "web", &format!(", {ON}"), addresses)];
     kubectl.apply(&objects.concat()).unwrap();
 }
 
@@ -298,8 +299,7 @@ fn what_kube_proxy_says_is_read() {
     let mut cluster = Cluster::new(1).unwrap();
     let host = cluster.add_outside(0).unwrap();
     let addresses = vec![host.v4.into(), host.v6.into()];
-    let plane =
-        ControlPlane::start(Settings { addresses, ..Settings::new(&host.namespace) }).unwrap();
+    let plane = ControlPlane::start(Settings { addresses, ..Settings::new(&host.namespace) }).unwrap();
     let kubectl = plane.kubectl();
     let on = &cluster.nodes[0].host;
     let node = "apiVersion: v1, kind: Node, metadata: {name: n1, labels: {topology.kubernetes.io/zone: a}}";
@@ -307,14 +307,14 @@ fn what_kube_proxy_says_is_read() {
     let status = format!("status: {{addresses: [{{type: InternalIP, address: {}}}]}}", on.v4);
     kubectl.apply_status(&format!("{{{node}, {status}}}")).unwrap();
     web(&kubectl, &["10.1.0.11"]);
-    let config = || kubernetes::Config { kubeconfig: Some(plane.admin().into()), ..kubernetes::Config::default() };
+    let config =
+        || kubernetes::Config { kubeconfig: Some(plane.admin().into()), ..kubernetes::Config::default() };
     let modes = [
         (control_plane::Mode::Nftables, ProxyMode::Nftables, NodePorts::At(vec![on.v4.into()])),
         (control_plane::Mode::Iptables, ProxyMode::Iptables, NodePorts::All),
     ];
     for (mode, expected, node_ports) in modes {
         let proxy = KubeProxy::start(&plane, &on.namespace, "n1", mode, "").unwrap();
-        for what in ["configz", "proxyMode"] { let text = on.namespace.text("curl", &["-s", &format!("http://127.0.0.1:10249/{what}")]).unwrap(); std::fs::write(format!("/tmp/wt/kubernetes/target/kp/{what}-{}", mode.name()), text).unwrap(); }
         let mut found = Found::start(&on.namespace, config());
         found.until("the Service", |found| found.endpoints(WEB) == ["10.1.0.11"]);
         assert_eq!(found.service(WEB).unwrap().mode, Mode::Enabled);

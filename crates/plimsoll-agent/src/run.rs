@@ -68,6 +68,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let parameters = config.parameters();
     let interval = parameters.report_interval;
     let here = here(&config, &node, discovery.as_ref());
+    let zone = config.zone.is_none().then(|| (node.clone(), here.zone.clone()));
     let horizon = parameters.horizon();
     warn_if_unlisted(&node, discovery.as_ref());
     info!(%node, zone = ?here.zone, ?interval, ?horizon, config = %effective(&config), "starting");
@@ -99,7 +100,6 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         dry_run: matches!(config.dataplane, plimsoll_dataplane::Config::DryRun(_)),
     };
     drop(found);
-    let zone = config.zone.is_none().then(|| (node.clone(), here.zone.clone()));
     tasks.spawn(DISCOVERY, adapters::discovery::run(discovery, zone, events.clone(), stops.intake.clone()));
     tasks.spawn(OWNER, owner.run(received, asked, stops.intake.clone()));
     let publishing =

@@ -237,7 +237,6 @@ impl Follower {
     /// There is one at most.
     fn node(&mut self, step: Step<object::Node>) {
         match step {
-            Step::Begin => {}
             Step::Set(node) => {
                 let listed: Arc<[Node]> = [Node { name: self.name.clone(), zone: node.zone.clone() }].into();
                 self.outlets.nodes.send_if_modified(|known| {
@@ -249,7 +248,7 @@ impl Follower {
                 self.works(&Source::Node);
             }
             // A Node that is made anew comes back at once; one that is gone for good has no agent.
-            Step::Gone(_) => {}
+            Step::Begin | Step::Gone(_) => {}
             Step::Listed => {
                 self.answered(&Source::Node);
                 if self.node.is_none() {
@@ -272,11 +271,11 @@ impl Follower {
         };
         match facts.on(node, self.assumed.as_ref()) {
             Ok(proxy) => {
-                self.works(&Source::Proxy);
+                self.works(&Source::ProxyHere);
                 Some(proxy)
             }
             Err(what) => {
-                self.fails(Source::Proxy, format!("kube-proxy: {what}; Services are only observed"));
+                self.fails(Source::ProxyHere, format!("kube-proxy: {what}; Services are only observed"));
                 None
             }
         }
@@ -300,7 +299,9 @@ impl Follower {
         let gone =
             |source: &Source| matches!(source, Source::SlicesOf(name) if !self.alone.contains_key(name));
         let gone: Vec<Source> = self.troubles.keys().filter(|source| gone(source)).cloned().collect();
-        gone.iter().for_each(|source| self.works(source));
+        for source in &gone {
+            self.works(source);
+        }
     }
 
     fn fails(&mut self, source: Source, what: String) {

@@ -36,7 +36,10 @@ pub(super) enum Source {
     SlicesOf(Arc<str>),
     Node,
     Namespaces,
+    /// kube-proxy's answers.
     Proxy,
+    /// What they mean on this node.
+    ProxyHere,
 }
 
 impl Source {
@@ -47,7 +50,7 @@ impl Source {
             Source::Slices | Source::SlicesOf(_) => ("endpointslices", "discovery.k8s.io"),
             Source::Node => ("nodes", ""),
             Source::Namespaces => ("namespaces", ""),
-            Source::Proxy => ("", ""),
+            Source::Proxy | Source::ProxyHere => ("", ""),
         }
     }
 }
@@ -61,6 +64,7 @@ impl fmt::Display for Source {
             Source::Node => f.write_str("this node's Node"),
             Source::Namespaces => f.write_str("Namespaces"),
             Source::Proxy => f.write_str("kube-proxy"),
+            Source::ProxyHere => f.write_str("what kube-proxy does on this node"),
         }
     }
 }

@@ -20,13 +20,16 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// The longest: an API server that is back is found by all agents within it.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
+/// From an object of the API to what is remembered of it.
+pub(super) type Read<K, T> = dyn FnMut(&K) -> Option<T> + Send + Sync;
+
 /// What is watched, and for whom.
 pub(super) struct Watching<K, T> {
     pub(super) api: Api<K>,
     pub(super) selection: watcher::Config,
     pub(super) source: Source,
     /// What is remembered of an object; `None` of one that means nothing to us.
-    pub(super) read: Box<dyn FnMut(&K) -> Option<T> + Send + Sync>,
+    pub(super) read: Box<Read<K, T>>,
     /// What tells a step.
     pub(super) news: Box<dyn Fn(Step<T>) -> News + Send + Sync>,
     pub(super) sender: mpsc::Sender<News>,

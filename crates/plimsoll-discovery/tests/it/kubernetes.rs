@@ -13,7 +13,7 @@ use plimsoll_lab::control_plane::{self, ControlPlane, KubeProxy, Kubectl, Settin
 use plimsoll_lab::namespace::Namespace;
 use tokio::runtime::Runtime;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// A discovery beside a control plane, and the Services as it told of them.
 struct Found {
@@ -131,6 +131,7 @@ fn slice(name: &str, of: &str, labels: &str, addresses: &[&str]) -> String {
 
 const ON: &str = "plimsoll.dev/balance: enabled";
 const WEB: &str = "default/web:http/ipv4";
+const HAND: &str = "default/hand:http/ipv4";
 
 /// A Service that is switched on, with a slice as the cluster's controller would write it.
 fn web(kubectl: &Kubectl, addresses: &[&str]) {
@@ -207,7 +208,6 @@ fn slices_of_a_service_without_a_selector_are_found_by_its_name() {
     kubectl.apply(&service("hand", ON, "clusterIP: 10.96.0.77")).unwrap();
     kubectl.apply(&slice("hand-made", "hand", "", &["192.0.2.7"])).unwrap();
     let mut found = Found::start(plane.namespace(), config(plane.admin().into()));
-    const HAND: &str = "default/hand:http/ipv4";
     found.until("its endpoint", |found| found.endpoints(HAND) == ["192.0.2.7"]);
     kubectl.apply(&slice("hand-made", "hand", "", &["192.0.2.8"])).unwrap();
     found.until("another", |found| found.endpoints(HAND) == ["192.0.2.8"]);
@@ -334,4 +334,17 @@ fn what_kube_proxy_says_is_read() {
     found.until("the Service", |found| found.endpoints(WEB) == ["10.1.0.11"]);
     assert_eq!(found.service(WEB).unwrap().mode, Mode::Observe);
     assert!(found.remarks("default/web").contains("only observed"), "{}", found.remarks("default/web"));
+
+    // One that comes later brings ranges that the dataplane was not made with: all starts anew.
+    let _proxy = KubeProxy::start(&plane, &on.namespace, "n1", control_plane::Mode::Nftables, "").unwrap();
+    let Found { runtime, discovery, .. } = &mut found;
+    let ended = async {
+        loop {
+            if let Err(error) = discovery.next().await {
+                return error;
+            }
+        }
+    };
+    let error = runtime.block_on(async { tokio::time::timeout(SOON, ended).await }).unwrap();
+    assert!(matches!(error, plimsoll_discovery::Error::ProxyChanged), "{error}");
 }

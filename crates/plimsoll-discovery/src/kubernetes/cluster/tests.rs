@@ -1,5 +1,7 @@
 //! What is learnt, and what changes with it: no more than it touches.
 
+use std::fmt::Write as _;
+
 use plimsoll_core::service::Mode;
 use serde_json::json;
 
@@ -62,18 +64,18 @@ fn told(cluster: &mut Cluster) -> String {
     let mut text = String::new();
     while let Some(news) = cluster.next() {
         for change in news.changes {
-            text += &match change {
+            match change {
                 ServiceChange::Set(service) => {
                     let endpoints: Vec<String> =
                         service.endpoints.iter().map(|e| e.id.address.to_string()).collect();
-                    format!("set {} {:?} {}\n", service.id, service.mode, endpoints.join(" "))
+                    writeln!(text, "set {} {:?} {}", service.id, service.mode, endpoints.join(" ")).unwrap();
                 }
-                ServiceChange::Remove(id) => format!("remove {id}\n"),
-                ServiceChange::All(_) => "all\n".into(),
-            };
+                ServiceChange::Remove(id) => writeln!(text, "remove {id}").unwrap(),
+                ServiceChange::All(_) => text.push_str("all\n"),
+            }
         }
         if let Some(remarks) = news.remarks {
-            text += &format!("{} has {} remarks\n", news.service, remarks.len());
+            writeln!(text, "{} has {} remarks", news.service, remarks.len()).unwrap();
         }
     }
     text
@@ -135,7 +137,7 @@ fn the_slices_of_a_service_without_a_selector_are_its_own() {
     let mut cluster = cluster();
     let name: Arc<str> = "shop/hand".into();
     cluster.services(Step::Set(service("hand", false, "enabled")));
-    assert_eq!(cluster.alone().cloned().collect::<Vec<_>>(), [name.clone()]);
+    assert!(cluster.alone().eq([&name]));
     // Some who make slices by hand copy the label too; those come twice.
     cluster.slices(Step::Set(slice("hand-1", "hand", &["10.1.0.5"])));
     assert_eq!(told(&mut cluster), "", "not before all of them are known");

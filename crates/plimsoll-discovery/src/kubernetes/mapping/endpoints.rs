@@ -4,11 +4,14 @@ use plimsoll_core::service::{Endpoint, EndpointId, Family};
 
 use super::super::object::{self, Port, Slice};
 
+/// An endpoint, how unfit it is to serve, and the name of the slice that it is in.
+type Candidate<'a> = (EndpointId, (bool, bool, bool), &'a str, &'a object::Endpoint);
+
 /// The endpoints of a port: of the slices that have a port of the same name and protocol, at the number these give.
 /// Sorted, each once: of an endpoint that is in several slices the one that is the fittest to serve counts, else the
 /// one of the first slice by name. (kube-proxy takes any of them.)
 pub(super) fn endpoints(port: &Port, family: Family, slices: &[&Slice]) -> Vec<Endpoint> {
-    let mut found: Vec<(EndpointId, (bool, bool, bool), &str, &object::Endpoint)> = Vec::new();
+    let mut found: Vec<Candidate<'_>> = Vec::new();
     for slice in slices.iter().filter(|slice| slice.family == family) {
         let same = |other: &&object::SlicePort| *other.name == *port.name && other.protocol == port.protocol;
         for number in slice.ports.iter().filter(same).map(|port| port.number) {

@@ -1,6 +1,8 @@
 //! The rows of kube-proxy's case table that are decided while objects are mapped: each object as the API writes it,
 //! and what comes of it in a few words.
 
+use std::fmt::Write as _;
+
 use expect_test::{Expect, expect};
 use plimsoll_core::service::Place;
 use serde_json::{Value, json};
@@ -19,8 +21,8 @@ fn proxy(mode: ProxyMode) -> Proxy {
     }
 }
 
-fn nftables() -> Option<Proxy> {
-    Some(proxy(ProxyMode::Nftables))
+fn nftables() -> Proxy {
+    proxy(ProxyMode::Nftables)
 }
 
 /// Puts what differs over what is usual.
@@ -90,8 +92,9 @@ fn told(mapped: &Mapped) -> String {
             })
             .collect();
         let endpoints: Vec<String> = service.endpoints.iter().map(endpoint).collect();
-        text += &format!(
-            "{} {:?} [{}] -> {}{}\n",
+        let _ = writeln!(
+            text,
+            "{} {:?} [{}] -> {}{}",
             service.id,
             service.mode,
             keys.join(", "),
@@ -100,7 +103,7 @@ fn told(mapped: &Mapped) -> String {
         );
     }
     for remark in mapped.remarks.iter() {
-        text += &format!("- {remark}\n");
+        let _ = writeln!(text, "- {remark}");
     }
     text
 }
@@ -116,13 +119,13 @@ fn endpoint(endpoint: &plimsoll_core::service::Endpoint) -> String {
         flag(said.terminating, "t")
     );
     if let Some(node) = &endpoint.node {
-        text += &format!("@{node}");
+        let _ = write!(text, "@{node}");
     }
     for zone in &endpoint.for_zones {
-        text += &format!("~{zone}");
+        let _ = write!(text, "~{zone}");
     }
     for node in &endpoint.for_nodes {
-        text += &format!("^{node}");
+        let _ = write!(text, "^{node}");
     }
     text
 }
@@ -133,7 +136,7 @@ fn check_below(differs: &Value, slices: &[object::Slice], proxy: Option<&Proxy>,
 }
 
 fn check(differs: &Value, slices: &[object::Slice], expected: &Expect) {
-    check_below(differs, slices, nftables().as_ref(), expected);
+    check_below(differs, slices, Some(&nftables()), expected);
 }
 
 #[test]
@@ -141,9 +144,9 @@ fn a_cluster_address() {
     check(
         &json!({}),
         &usual(),
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080
-    "#]],
+    "]],
     );
 }
 
@@ -162,13 +165,13 @@ fn ports_go_by_the_name_in_the_slice() {
     check(
         &spec,
         &slices,
-        &expect![[r#"
+        &expect![[r"
         shop/web:dns/ipv4 Enabled [in udp/10.96.0.1:53] -> udp/10.1.0.11:5353
         shop/web:dns-tcp/ipv4 Enabled [in tcp/10.96.0.1:53] -> 
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080
         shop/web:other/ipv4 Enabled [in tcp/10.96.0.1:81] -> 
         shop/web:sig/ipv4 Enabled [in sctp/10.96.0.1:9] -> sctp/10.1.0.11:9
-    "#]],
+    "]],
     );
 }
 
@@ -179,16 +182,16 @@ fn the_empty_name_is_a_name() {
     check(
         &spec,
         &of(json!([{"port": 8080}, {"name": "http", "port": 8081}])),
-        &expect![[r#"
+        &expect![[r"
         shop/web/ipv4 Enabled [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080
-    "#]],
+    "]],
     );
     check(
         &spec,
         &of(json!([{"name": "", "port": 8080}])),
-        &expect![[r#"
+        &expect![[r"
         shop/web/ipv4 Enabled [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080
-    "#]],
+    "]],
     );
 }
 
@@ -200,9 +203,9 @@ fn one_port_may_have_different_numbers_in_different_slices() {
     check(
         &json!({}),
         &[one, two],
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080 tcp/10.1.0.12:9090
-    "#]],
+    "]],
     );
 }
 
@@ -215,21 +218,21 @@ fn both_families_have_their_own() {
     check(
         &spec,
         &slices,
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80, ex tcp/192.0.2.1:80] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080
         shop/web:http/ipv6 Enabled [in tcp/[fd96::1]:80, ex tcp/[2001:db8::1]:80] -> tcp/[fd01::11]:8080
         - EndpointSlice shop/web-6: endpoint address: `10.1.0.12` is no ipv6 address that an endpoint can have; such endpoints are ignored; correct the slice
-    "#]],
+    "]],
     );
     // Without a cluster address of a family nothing of it is served.
     let spec = json!({"spec": {"externalIPs": ["2001:db8::1"]}});
     check(
         &spec,
         &slices[1..],
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80] -> 
         - EndpointSlice shop/web-6: endpoint address: `10.1.0.12` is no ipv6 address that an endpoint can have; such endpoints are ignored; correct the slice
-    "#]],
+    "]],
     );
 }
 
@@ -239,9 +242,9 @@ fn only_the_first_address_of_an_endpoint_counts() {
     check(
         &json!({}),
         &[slice("web-1", "IPv4", &http(), &endpoints)],
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080
-    "#]],
+    "]],
     );
 }
 
@@ -254,10 +257,10 @@ fn addresses_that_no_endpoint_can_have_are_told() {
     check(
         &json!({}),
         &[slice("web-1", "IPv4", &http(), &endpoints)],
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080
         - EndpointSlice shop/web-1: endpoint address: `127.0.0.1` is no ipv4 address that an endpoint can have; such endpoints are ignored; correct the slice
-    "#]],
+    "]],
     );
 }
 
@@ -275,9 +278,9 @@ fn conditions_that_are_not_given_have_a_meaning() {
     check(
         &json!({}),
         &[slice("web-1", "IPv4", &http(), &endpoints)],
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80] -> tcp/10.1.0.1:8080 tcp/10.1.0.2:8080!r tcp/10.1.0.3:8080!r!s tcp/10.1.0.4:8080!rt tcp/10.1.0.5:8080t tcp/10.1.0.6:8080
-    "#]],
+    "]],
     );
 }
 
@@ -291,9 +294,9 @@ fn nodes_and_hints_are_handed_on() {
     check(
         &json!({}),
         &[slice("web-1", "IPv4", &http(), &endpoints)],
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80] -> tcp/10.1.0.1:8080@n1~a tcp/10.1.0.2:8080@n2~a~b^n2 tcp/10.1.0.3:8080
-    "#]],
+    "]],
     );
 }
 
@@ -305,9 +308,9 @@ fn of_an_endpoint_in_two_slices_the_fittest_counts_in_any_order() {
     };
     let slices = [of("web-1", false, "n1"), of("web-2", true, "n2"), of("web-3", true, "n3")];
     let backwards: Vec<object::Slice> = slices.iter().rev().cloned().collect();
-    let expected = expect![[r#"
+    let expected = expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80] -> tcp/10.1.0.1:8080@n2
-    "#]];
+    "]];
     check(&json!({}), &slices, &expected);
     check(&json!({}), &backwards, &expected);
 }
@@ -319,9 +322,9 @@ fn node_ports_are_served_where_kube_proxy_serves_them() {
     check(
         &spec,
         &usual(),
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80, any tcp/ipv4-node-port:30080] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080
-    "#]],
+    "]],
     );
     let at = |addresses: &[&str]| {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
@@ -332,18 +335,18 @@ fn node_ports_are_served_where_kube_proxy_serves_them() {
         &spec,
         &usual(),
         Some(&at(&["192.0.2.11", "127.0.0.1", "fd00::11"])),
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80, ex tcp/192.0.2.11:30080] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080
-    "#]],
+    "]],
     );
     check_below(
         &spec,
         &usual(),
         Some(&at(&[])),
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080
         - tcp/ipv4-node-port:30080 is not taken over: kube-proxy's nodePortAddresses name no address of this node that is known
-    "#]],
+    "]],
     );
 }
 
@@ -362,11 +365,11 @@ fn outside_addresses() {
     check(
         &spec,
         &usual(),
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80, ex tcp/203.0.113.1:80, ex tcp/198.51.100.9:80, ex tcp/198.51.100.1:80] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080
         - tcp/203.0.113.2:80 is not taken over: its ipMode is Proxy: the load balancer itself serves the address
         - Service shop/web: externalIPs: `0.0.0.0` is no address that a Service can have; it is ignored; correct or remove it
-    "#]],
+    "]],
     );
     let policies = service(&spec);
     assert_eq!(
@@ -387,19 +390,19 @@ fn source_ranges_keep_the_load_balancers_address_but_in_nftables_mode() {
     check(
         &spec,
         &usual(),
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80, ex tcp/203.0.113.1:80, ex tcp/198.51.100.1:80, any tcp/ipv4-node-port:30080] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080
-    "#]],
+    "]],
     );
     for mode in [ProxyMode::Iptables, ProxyMode::Ipvs] {
         check_below(
             &spec,
             &usual(),
             Some(&proxy(mode)),
-            &expect![[r#"
+            &expect![[r"
             shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80, ex tcp/198.51.100.1:80, any tcp/ipv4-node-port:30080] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080
             - tcp/203.0.113.1:80 is not taken over: the Service has loadBalancerSourceRanges, which kube-proxy enforces only for what it translates itself in this mode; in its nftables mode the address can be taken
-        "#]],
+        "]],
         );
     }
 }
@@ -409,33 +412,33 @@ fn what_no_proxy_serves_is_left_alone() {
     for (differs, expected) in [
         (
             json!({"spec": {"clusterIP": "None", "clusterIPs": ["None"]}}),
-            expect![[r#"
+            expect![[r"
             - it is not taken over: it is headless, so clients choose by themselves
-        "#]],
+        "]],
         ),
         (
             json!({"metadata": {"labels": {"service.kubernetes.io/headless": ""}}}),
-            expect![[r#"
+            expect![[r"
             - it is not taken over: it is headless, so clients choose by themselves
-        "#]],
+        "]],
         ),
         (
             json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": "mine"}}}),
-            expect![[r#"
+            expect![[r"
             - it is not taken over: its label service.kubernetes.io/service-proxy-name gives it to `mine`
-        "#]],
+        "]],
         ),
         (
             json!({"spec": {"type": "ExternalName", "clusterIP": "", "clusterIPs": null}}),
-            expect![[r#"
+            expect![[r"
             - it is not taken over: it is an ExternalName, which no proxy serves
-        "#]],
+        "]],
         ),
         (
             json!({"spec": {"clusterIP": "", "clusterIPs": []}}),
-            expect![[r#"
+            expect![[r"
             - it is not taken over: it has no cluster address yet
-        "#]],
+        "]],
         ),
     ] {
         check(&differs, &usual(), &expected);
@@ -448,10 +451,10 @@ fn clients_that_stay_are_taken_over_only_if_asked() {
     check(
         &spec,
         &usual(),
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Observe [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080 sticky 10800s
         - it is not taken over: its sessionAffinity is ClientIP, and clients may change their endpoint once when it is taken over; annotate it with plimsoll.dev/affinity: take-over if they may
-    "#]],
+    "]],
     );
     let spec = json!({
         "metadata": {"annotations": {"plimsoll.dev/affinity": "take-over"}},
@@ -460,9 +463,9 @@ fn clients_that_stay_are_taken_over_only_if_asked() {
     check(
         &spec,
         &usual(),
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080 sticky 60s
-    "#]],
+    "]],
     );
 }
 
@@ -472,29 +475,29 @@ fn nothing_is_steered_in_front_of_the_unknown() {
         &json!({}),
         &usual(),
         None,
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Observe [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080
         - it is not taken over: kube-proxy's configuration could not be read, so it is only observed; see the discovery's trouble in `plimsoll status`, or set `discovery.kubernetes.kube_proxy.assume`
-    "#]],
+    "]],
     );
     let bridge = Proxy { local: LocalSources::Interface("cni*".into()), ..proxy(ProxyMode::Iptables) };
     check_below(
         &json!({}),
         &usual(),
         Some(&bridge),
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Observe [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080
         - it is not taken over: kube-proxy tells clients inside the cluster by the interface `cni*`, which cannot be done in front of it, so it is only observed; set detectLocalMode: ClusterCIDR or NodeCIDR, or `discovery.kubernetes.kube_proxy.assume`
-    "#]],
+    "]],
     );
     // Who only asked to observe is not told that it is only observed.
     check_below(
         &json!({"metadata": {"labels": {"plimsoll.dev/balance": "observe"}}}),
         &usual(),
         None,
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Observe [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080
-    "#]],
+    "]],
     );
 }
 
@@ -512,11 +515,11 @@ fn labels_and_annotations_tune() {
         "annotations": {"plimsoll.dev/policy": "equal", "example.com/other": "x"},
     }});
     let mapped = map(&service(&differs), &usual(), setting);
-    expect![[r#"
+    expect![[r"
         shop/web:http/ipv4 Observe [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080
         - Namespace shop: annotation plimsoll.dev/policy: `never` is not one of the choices; write `waterline`, `lvs-feedback`, `equal` or `static`; until then the default is used
         - Service shop/web: label: `plimsoll.dev/balanced` is ignored: the one label is `plimsoll.dev/balance`; what tunes a Service is an annotation
-    "#]].assert_eq(&told(&mapped));
+    "]].assert_eq(&told(&mapped));
     assert_eq!(mapped.services[0].slow_start, Duration::from_secs(30));
     assert_eq!(mapped.services[0].policy, Some(plimsoll_core::service::PolicyKind::Equal));
     for word in ["on", "", "Enabled"] {
@@ -541,7 +544,7 @@ fn ten_thousand_endpoints_and_empty_lists() {
         .rev()
         .collect();
     let proxy = nftables();
-    let mapped = map(&service(&json!({})), &slices, Setting { namespace: None, proxy: proxy.as_ref() });
+    let mapped = map(&service(&json!({})), &slices, Setting { namespace: None, proxy: Some(&proxy) });
     let endpoints = &mapped.services[0].endpoints;
     assert_eq!(endpoints.len(), 10_000);
     assert!(endpoints.is_sorted_by(|a, b| a.id < b.id), "sorted, each once");
@@ -549,8 +552,8 @@ fn ten_thousand_endpoints_and_empty_lists() {
     check(
         &json!({}),
         &[slice("web-1", "IPv4", &Value::Null, &Value::Null)],
-        &expect![[r#"
+        &expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80] -> 
-    "#]],
+    "]],
     );
 }

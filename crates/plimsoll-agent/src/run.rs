@@ -144,8 +144,8 @@ fn in_front_of(mut config: Config, discovery: &dyn Discovery) -> Config {
     {
         if dataplane.local_sources.is_empty() {
             dataplane.local_sources.clone_from(ranges);
+            dataplane.masquerade_all |= masquerade_all;
         }
-        dataplane.masquerade_all |= masquerade_all;
     }
     config
 }

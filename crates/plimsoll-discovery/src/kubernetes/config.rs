@@ -22,11 +22,14 @@ pub struct Config {
     /// Whether annotations of a Namespace are the defaults of its Services. The agent then needs to list and watch
     /// `namespaces`.
     pub namespace_defaults: bool,
-    /// Where kube-proxy tells what it does.
+    /// Where kube-proxy tells what it does. As long as that is not known, Services are only observed. Its ranges of
+    /// clients inside the cluster and its masqueradeAll hold for the nftables dataplane too, unless that has
+    /// `local_sources`.
     pub kube_proxy: KubeProxy,
 }
 
-/// Where kube-proxy tells what it does. As long as that is not known, Services are only observed.
+/// Where kube-proxy tells what it does. As long as that is not known, Services are only observed. Its ranges of clients
+/// inside the cluster and its masqueradeAll hold for the nftables dataplane too, unless that has `local_sources`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KubeProxy {

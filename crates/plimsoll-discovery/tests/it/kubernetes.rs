@@ -181,6 +181,26 @@ fn what_is_switched_on_is_followed() {
 }
 
 #[test]
+fn a_server_that_streams_no_lists_is_asked_for_lists() {
+    if !available(&[], &[]) {
+        return;
+    }
+    let namespace = Namespace::new("kubernetes").unwrap();
+    let apiserver = vec!["--feature-gates=WatchList=false".into()];
+    let plane = ControlPlane::start(Settings { apiserver, ..Settings::new(&namespace) }).unwrap();
+    let kubectl = plane.kubectl();
+    let streamed = "/api/v1/services?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
+                    &allowWatchBookmarks=true&timeoutSeconds=1";
+    let refused = kubectl.run(&["get", "--raw", streamed]).unwrap_err().to_string();
+    assert!(refused.contains("sendInitialEvents"), "{refused}");
+    web(&kubectl, &["10.1.0.11"]);
+    let mut found = Found::start(plane.namespace(), config(plane.admin().into()));
+    found.until("the endpoint", |found| found.endpoints(WEB) == ["10.1.0.11"]);
+    kubectl.apply(&slice("web-1", "web", &format!(", {ON}"), &["10.1.0.12"])).unwrap();
+    found.until("the new endpoint", |found| found.endpoints(WEB) == ["10.1.0.12"]);
+}
+
+#[test]
 fn a_burst_is_told_as_few_changes() {
     if !available(&[], &[]) {
         return;

@@ -139,13 +139,12 @@ fn here(config: &Config, node: &NodeName, discovery: &dyn Discovery) -> Here {
 /// The configuration, with what the discovery knows of the proxy below where nothing is configured.
 fn in_front_of(mut config: Config, discovery: &dyn Discovery) -> Config {
     if let plimsoll_dataplane::Config::Nftables(dataplane) = &mut config.dataplane
+        && dataplane.local_sources.is_empty()
         && let Some(Proxy { local: LocalSources::Ranges(ranges), masquerade_all, .. }) =
             &*discovery.proxy().borrow()
     {
-        if dataplane.local_sources.is_empty() {
-            dataplane.local_sources.clone_from(ranges);
-            dataplane.masquerade_all |= masquerade_all;
-        }
+        dataplane.local_sources.clone_from(ranges);
+        dataplane.masquerade_all |= masquerade_all;
     }
     config
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::run::{cargo, run};
-use crate::{docs, licences, setup, test, tidy};
+use crate::{control_plane, docs, licences, setup, test, tidy};
 
 /// Runs all that has to pass before a change is merged, the same here and in CI.
 ///
@@ -16,13 +16,14 @@ pub(crate) struct Arguments {}
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("setup", setup::ensure),
     ("fmt", || run(cargo().args(["fmt", "--all", "--check"]))),
     ("clippy", || {
         run(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
     }),
     ("tidy", || tidy::tidy(&tidy::Arguments {})),
+    ("control", || control_plane::for_tests().map(drop)),
     ("test", test::every_one),
     ("doc", || {
         run(cargo().args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))

@@ -4,6 +4,7 @@ mod run;
 mod setup;
 mod workspace;
 mod tidy;
+mod control_plane;
 mod test;
 mod demo;
 mod bench;
@@ -41,6 +42,7 @@ enum Command {
     Sim(sim::Arguments),
     Fuzz(fuzz::Arguments),
     Docs(docs::Arguments),
+    ControlPlane(control_plane::Arguments),
     Setup(setup::Arguments),
 }
 
@@ -66,6 +68,7 @@ fn command() -> Result<()> {
         Command::Sim(arguments) => sim::sim(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Docs(arguments) => docs::docs(&arguments),
+        Command::ControlPlane(arguments) => control_plane::control_plane(&arguments),
         Command::Setup(arguments) => setup::setup(&arguments),
     }
 }

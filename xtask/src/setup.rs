@@ -12,8 +12,14 @@ use crate::run::{command, is_installed, output, run};
 pub(crate) struct Arguments {}
 
 /// Each program, and the package of Debian and Ubuntu that has it.
-const PROGRAMS: [(&str, &str); 4] =
-    [("nft", "nftables"), ("conntrack", "conntrack"), ("ip", "iproute2"), ("unshare", "util-linux")];
+const PROGRAMS: [(&str, &str); 5] = [
+    ("nft", "nftables"),
+    ("conntrack", "conntrack"),
+    ("ip", "iproute2"),
+    ("unshare", "util-linux"),
+    // kube-proxy, which the tests run, in its older mode.
+    ("iptables", "iptables"),
+];
 
 pub(crate) fn setup(_: &Arguments) -> Result<()> {
     ensure()?;
@@ -24,8 +30,13 @@ pub(crate) fn setup(_: &Arguments) -> Result<()> {
 
 /// Returns when everything is there.
 pub(crate) fn ensure() -> Result<()> {
+    ensure_programs(&PROGRAMS)
+}
+
+/// The same for these programs, each with its package.
+pub(crate) fn ensure_programs(programs: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<(&str, &str)> =
-        PROGRAMS.into_iter().filter(|(program, _)| !is_installed(program)).collect();
+        programs.iter().copied().filter(|(program, _)| !is_installed(program)).collect();
     if missing.is_empty() {
         return Ok(());
     }

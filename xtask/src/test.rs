@@ -5,14 +5,16 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::control_plane;
 use crate::run::{cargo, command, run, succeeds};
 use crate::setup::{ensure, is_root};
 
 /// Runs all tests, with whatever they need.
 ///
-/// Installs missing system programs or names them, builds everything first, and runs the tests as root or in a
-/// user namespace, where those on the real kernel can make their networks. Where neither is possible these tests
-/// say so and are left out; with `PLIMSOLL_REQUIRE_ALL_TESTS=1` they fail.
+/// Installs missing system programs or names them, builds everything first, also the Kubernetes control plane that
+/// some tests run (some minutes, once: `cargo xtask control-plane`), and runs the tests as root or in a user
+/// namespace, where those on the real kernel can make their networks. Where something is impossible the tests that
+/// need it say so and are left out; with `PLIMSOLL_REQUIRE_ALL_TESTS=1` they fail.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test -p plimsoll-core\n  \
                         cargo xtask test -p plimsoll-dataplane -- --nocapture counts")]
@@ -49,6 +51,14 @@ fn tests(arguments: &Arguments, prepare: fn(&mut Command)) -> Result<()> {
     let all: &[&str] = if chosen { &[] } else { &["--workspace"] };
     run(cargo().args(["test", "--no-run"]).args(all).args(for_cargo))?;
     let mut tests = if is_root()? { cargo() } else { in_namespace() };
+    if !chosen || control_plane::is_needed(for_cargo)? {
+        match control_plane::for_tests() {
+            Ok(programs) => {
+                tests.env(control_plane::ASSETS, programs);
+            }
+            Err(error) => eprintln!("tests with a control plane cannot run: {error:#}"),
+        }
+    }
     prepare(&mut tests);
     run(tests.arg("test").args(all).args(&arguments.rest))
 }

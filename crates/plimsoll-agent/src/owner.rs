@@ -237,6 +237,7 @@ fn is_reached_on(port: u16, explanation: &explain::Explanation) -> bool {
 fn kind(event: &Event) -> &'static str {
     match event {
         Event::Services(_) => "services",
+        Event::Zone(_) => "zone",
         Event::Counts(_) => "counts",
         Event::Sample(_) => "sample",
         Event::Report(_) => "report",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use plimsoll_core::balancer::{Balancer, Event};
 use plimsoll_core::service::{Here, NodeName};
 use plimsoll_discovery::Discovery;
+use plimsoll_discovery::below::{LocalSources, Proxy};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -37,7 +38,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     config.check()?;
     let (node, config) = (config.node_name()?, config.effective()?);
     let listener = listen(&config).await?;
-    let mut discovery = plimsoll_discovery::build(&config.discovery)?;
+    let mut discovery = plimsoll_discovery::build(&config.discovery, &node)?;
     let mut tasks = Tasks::default();
     let stops = Stops::default();
 
@@ -63,9 +64,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         () = stop.cancelled() => return Ok(()),
         first = discovery.next() => first?,
     };
+    let config = in_front_of(config, discovery.as_ref());
     let parameters = config.parameters();
     let interval = parameters.report_interval;
     let here = here(&config, &node, discovery.as_ref());
+    let zone = config.zone.is_none().then(|| (node.clone(), here.zone.clone()));
     let horizon = parameters.horizon();
     warn_if_unlisted(&node, discovery.as_ref());
     info!(%node, zone = ?here.zone, ?interval, ?horizon, config = %effective(&config), "starting");
@@ -97,7 +100,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         dry_run: matches!(config.dataplane, plimsoll_dataplane::Config::DryRun(_)),
     };
     drop(found);
-    tasks.spawn(DISCOVERY, adapters::discovery::run(discovery, events.clone(), stops.intake.clone()));
+    tasks.spawn(DISCOVERY, adapters::discovery::run(discovery, zone, events.clone(), stops.intake.clone()));
     tasks.spawn(OWNER, owner.run(received, asked, stops.intake.clone()));
     let publishing =
         adapters::store::run(store, to_publish, events, store_health, metrics, stops.goodbye.clone());
@@ -131,6 +134,19 @@ fn here(config: &Config, node: &NodeName, discovery: &dyn Discovery) -> Here {
     let nodes = nodes.borrow();
     let listed = nodes.iter().find(|listed| listed.name == *node).and_then(|listed| listed.zone.clone());
     Here { node: node.clone(), zone: config.zone.as_deref().map(Into::into).or(listed) }
+}
+
+/// The configuration, with what the discovery knows of the proxy below where nothing is configured.
+fn in_front_of(mut config: Config, discovery: &dyn Discovery) -> Config {
+    if let plimsoll_dataplane::Config::Nftables(dataplane) = &mut config.dataplane
+        && dataplane.local_sources.is_empty()
+        && let Some(Proxy { local: LocalSources::Ranges(ranges), masquerade_all, .. }) =
+            &*discovery.proxy().borrow()
+    {
+        dataplane.local_sources.clone_from(ranges);
+        dataplane.masquerade_all |= masquerade_all;
+    }
+    config
 }
 
 /// A node that calls itself differently from the list counts nothing for the others.

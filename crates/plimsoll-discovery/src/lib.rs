@@ -12,7 +12,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub mod remark;
+pub mod below;
 pub mod file;
+pub mod kubernetes;
+
+use self::below::Proxy;
+use self::remark::Remarks;
 
 /// A way to find out which Services and endpoints exist.
 ///
@@ -29,6 +35,17 @@ pub trait Discovery: Send {
 
     /// How well it keeps up. Kept up to date; a receiver may outlive the discovery.
     fn health(&self) -> watch::Receiver<Health>;
+
+    /// What there is to say of Services. Kept up to date; a receiver may outlive the discovery.
+    fn remarks(&self) -> watch::Receiver<Remarks> {
+        watch::channel(Remarks::default()).1
+    }
+
+    /// What the proxy below does, as far as this discovery finds out; known with the first change, if at all. Kept up
+    /// to date; a receiver may outlive the discovery.
+    fn proxy(&self) -> watch::Receiver<Option<Proxy>> {
+        watch::channel(None).1
+    }
 }
 
 /// A node with an agent.
@@ -57,19 +74,23 @@ pub struct Health {
 pub enum Config {
     /// A YAML file of Services and endpoints, read again whenever it changes.
     File(file::Config),
+    /// A Kubernetes cluster: the Services with the label `plimsoll.dev/balance`.
+    Kubernetes(kubernetes::Config),
 }
 
-/// Starts the configured discovery. To be called inside a tokio runtime.
-pub fn build(config: &Config) -> Result<Box<dyn Discovery>, Error> {
+/// Starts the configured discovery on the node of this name. To be called inside a tokio runtime.
+pub fn build(config: &Config, node: &NodeName) -> Result<Box<dyn Discovery>, Error> {
     Ok(match config {
         Config::File(config) => Box::new(file::FileDiscovery::start(config)?),
+        Config::Kubernetes(config) => Box::new(kubernetes::KubernetesDiscovery::start(config, node)?),
     })
 }
 
-/// Finds out once what exists, and starts nothing.
+/// Finds out once what exists, and starts nothing. A cluster is not asked: then nothing is found.
 pub fn check(config: &Config) -> Result<Vec<Arc<Service>>, Error> {
     match config {
         Config::File(config) => config.check(),
+        Config::Kubernetes(config) => config.check().map(|()| Vec::new()),
     }
 }
 
@@ -109,4 +130,30 @@ pub enum Error {
         /// Which file.
         path: PathBuf,
     },
+    /// A field has a value that cannot be.
+    #[error("discovery.{field}: {problem}")]
+    Config {
+        /// Which field of the section.
+        field: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// It is not known how to reach the cluster.
+    #[error(
+        "it is not known how to reach the Kubernetes cluster: {what}; in a Pod check its service account, elsewhere \
+         set `discovery.kubernetes.kubeconfig`"
+    )]
+    Cluster {
+        /// What was tried.
+        what: String,
+    },
+    /// kube-proxy treats clients in another way than when the dataplane was made.
+    #[error(
+        "kube-proxy's ranges of clients inside the cluster, or its masqueradeAll, are known only now or have changed; \
+         the agent has to start again with them"
+    )]
+    ProxyChanged,
+    /// The thread that follows the cluster ended; the log says why.
+    #[error("the thread that follows the cluster ended; see the log for its panic")]
+    Over,
 }

@@ -60,6 +60,14 @@ impl Namespace {
         Ok(Namespace { name: name.into(), file: Arc::new(file) })
     }
 
+    /// The namespace of the calling thread: what is started there shares its addresses and ports with whoever else
+    /// is in it.
+    pub fn current() -> Result<Namespace, Error> {
+        let file =
+            own().map_err(|source| Error::Kernel { what: "opening the own namespace".into(), source })?;
+        Ok(Namespace { name: "current".into(), file: Arc::new(file) })
+    }
+
     /// The name given at the start.
     pub fn name(&self) -> &str {
         &self.name
@@ -188,6 +196,10 @@ impl Namespace {
 
 fn make() -> io::Result<File> {
     unshare(UnshareFlags::NEWNET)?;
+    own()
+}
+
+fn own() -> io::Result<File> {
     File::open("/proc/thread-self/ns/net")
 }
 

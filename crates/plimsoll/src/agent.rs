@@ -92,9 +92,11 @@ fn give_back_large_buffers() {
 fn give_back_large_buffers() {}
 
 fn log(options: &Options) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&options.log).with_context(|| {
-        format!("--log {:?} is not a filter; try `info` or `plimsoll=debug`", options.log)
-    })?;
+    // What the Kubernetes client says of each failed attempt, the discovery tells once and with what to do.
+    let filter = EnvFilter::try_new(format!("kube_client=off,kube_runtime=off,{}", options.log))
+        .with_context(|| {
+            format!("--log {:?} is not a filter; try `info` or `plimsoll=debug`", options.log)
+        })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -34,6 +34,8 @@ use services::Services;
 pub enum Event {
     /// Services or endpoints came, changed or went.
     Services(ServiceChange),
+    /// This node is in another zone than was known, or in none.
+    Zone(Option<Arc<str>>),
     /// The dataplane counted.
     Counts(Counts),
     /// A signal source measured.
@@ -158,6 +160,7 @@ impl Balancer {
         let mut commands = Vec::new();
         match event {
             Event::Services(change) => self.on_services(now, change, &mut commands),
+            Event::Zone(zone) => self.on_zone(now, zone, &mut commands),
             Event::Counts(counts) => self.on_counts(now, &counts, &mut commands),
             Event::Sample(sample) => {
                 self.loads.sample(&sample);
@@ -213,6 +216,23 @@ impl Balancer {
             ServiceChange::Remove(id) => self.remove(&id),
         }
         // What clients can reach must follow at once, not at the next tick.
+        self.decide(now, commands);
+    }
+
+    /// Which endpoints are hinted at for this node may be others now.
+    fn on_zone(&mut self, now: Timestamp, zone: Option<Arc<str>>, commands: &mut Vec<Command>) {
+        if self.here.zone == zone {
+            return;
+        }
+        self.here.zone = zone;
+        for number in self.services.numbers().collect::<Vec<_>>() {
+            let balanced = self.services.at_mut(number).expect("it is one of the numbers there are");
+            let service = balanced.service.clone();
+            balanced.cluster.set_members(now, &service, &eligible::cluster(&service, &self.here), &self.view);
+            balanced.keys_due = true;
+            self.due.insert(number);
+            self.changed.insert(number);
+        }
         self.decide(now, commands);
     }
 

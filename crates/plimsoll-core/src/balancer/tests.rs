@@ -145,6 +145,25 @@ fn the_first_plan_is_fresh_and_whole() {
 }
 
 #[test]
+fn a_node_that_learns_its_zone_heeds_the_hints() {
+    let mut balancer = balancer();
+    let mut hinted = service("web", &[(1, "n1"), (2, "n2")]);
+    for (endpoint, zone) in hinted.endpoints.iter_mut().zip(["a", "b"]) {
+        endpoint.for_zones = vec![zone.into()];
+    }
+    let of = |plan: &Plan| weights(plan).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+    let first = plan(balancer.on(at(0.0), all(&[hinted])));
+    assert_eq!(of(&first), [id(1), id(2)], "without a zone: all");
+    balancer.on(at(0.0), Event::Applied(Ok(())));
+    let second = plan(balancer.on(at(0.1), Event::Zone(Some("b".into()))));
+    assert_eq!(of(&second), [id(2)]);
+    balancer.on(at(0.1), Event::Applied(Ok(())));
+    assert!(plans(balancer.on(at(0.2), Event::Zone(Some("b".into())))).is_empty(), "it knew");
+    let third = plan(balancer.on(at(0.3), Event::Zone(None)));
+    assert_eq!(of(&third), [id(1), id(2)]);
+}
+
+#[test]
 fn counts_are_published_at_once() {
     let mut balancer = running();
     let commands = balancer.on(at(0.2), counts(&[(1, 7)]));

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod control_plane;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};

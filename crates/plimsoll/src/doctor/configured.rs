@@ -54,7 +54,12 @@ pub(super) fn check(named: Option<&PathBuf>) -> Configured {
 }
 
 fn services(configured: &mut Configured, config: &Config) {
+    let is_cluster = matches!(config.discovery, plimsoll_discovery::Config::Kubernetes(_));
     configured.findings.push(match plimsoll_discovery::check(&config.discovery) {
+        Ok(_) if is_cluster => Finding::ok(
+            "services",
+            "those of the cluster; a running agent knows them (`plimsoll status`)".to_owned(),
+        ),
         Ok(services) => {
             let endpoints: usize = services.iter().map(|service| service.endpoints.len()).sum();
             let what = format!("{} Services (ports and families) with {endpoints} endpoints", services.len());
@@ -71,7 +76,7 @@ fn services(configured: &mut Configured, config: &Config) {
 
 /// This node's place among those of the Services file.
 fn place(configured: &mut Configured, config: &Config, node: &NodeName) {
-    let plimsoll_discovery::Config::File(file) = &config.discovery;
+    let plimsoll_discovery::Config::File(file) = &config.discovery else { return };
     let text = std::fs::read_to_string(&file.path).unwrap_or_default();
     // An invalid file is told of already.
     let Ok(contents) = plimsoll_discovery::file::parse(&text) else { return };

@@ -1,0 +1,187 @@
+//! What is known of the cluster, and which changes of Services follow from what is learnt: the work is in proportion
+//! to the Services that something touches. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use plimsoll_core::service::{Service, ServiceChange};
+
+use super::known::{Known, Step};
+use super::mapping::{self, Mapped, Setting};
+use super::object::{self, Namespace, Slice};
+use crate::below::Proxy;
+use crate::remark::{Remark, Remarks};
+
+/// What is known of the cluster.
+#[derive(Default)]
+pub(super) struct Cluster {
+    services: Known<object::Service>,
+    /// The slices that carry our label.
+    labelled: Known<Slice>,
+    /// The names of those, by Service. They may come before it.
+    of_service: HashMap<Arc<str>, BTreeSet<Box<str>>>,
+    /// All slices of each Service that is watched alone.
+    alone: BTreeMap<Arc<str>, Known<Slice>>,
+    namespaces: Known<Namespace>,
+    proxy: Option<Proxy>,
+    /// What each Service stood for when it was last looked at.
+    mapped: BTreeMap<Arc<str>, Mapped>,
+    /// The Services that have to be looked at again.
+    due: BTreeSet<Arc<str>>,
+}
+
+impl Cluster {
+    /// Whether all that a first look needs has been listed once.
+    pub(super) fn is_listed(&self) -> bool {
+        self.services.is_listed() && self.labelled.is_listed()
+    }
+
+    /// Learns of Services.
+    pub(super) fn services(&mut self, step: Step<object::Service>) {
+        let (due, alone) = (&mut self.due, &mut self.alone);
+        self.services.take(step, |before, after| {
+            let Some(service) = after.or(before) else { return };
+            due.insert(service.name.clone());
+            if after.is_some_and(needs_own_watch) {
+                alone.entry(service.name.clone()).or_default();
+            } else {
+                alone.remove(&service.name);
+            }
+        });
+    }
+
+    /// Learns of slices that carry our label.
+    pub(super) fn slices(&mut self, step: Step<Slice>) {
+        let (due, of_service) = (&mut self.due, &mut self.of_service);
+        self.labelled.take(step, |before, after| {
+            if let Some(slice) = before {
+                if let Some(names) = of_service.get_mut(&slice.service) {
+                    names.remove(&slice.name);
+                    if names.is_empty() {
+                        of_service.remove(&slice.service);
+                    }
+                }
+                due.insert(slice.service.clone());
+            }
+            if let Some(slice) = after {
+                of_service.entry(slice.service.clone()).or_default().insert(slice.name.clone());
+                due.insert(slice.service.clone());
+            }
+        });
+    }
+
+    /// Learns of slices of a Service that is watched alone.
+    pub(super) fn slices_of(&mut self, service: &Arc<str>, step: Step<Slice>) {
+        // It may not be watched any more.
+        let Some(slices) = self.alone.get_mut(service) else { return };
+        let was_listed = slices.is_listed();
+        let mut is_due = false;
+        slices.take(step, |_, _| is_due = true);
+        if is_due || slices.is_listed() != was_listed {
+            self.due.insert(service.clone());
+        }
+    }
+
+    /// Learns of namespaces.
+    pub(super) fn namespaces(&mut self, step: Step<Namespace>) {
+        let (due, services) = (&mut self.due, &self.services);
+        self.namespaces.take(step, |before, after| {
+            // Most say nothing of ours.
+            let says = |namespace: Option<&Namespace>| namespace.is_some_and(|n| !n.annotations.is_empty());
+            let Some(namespace) = after.or(before).filter(|_| says(before) || says(after)) else { return };
+            let prefix = format!("{}/", namespace.name);
+            due.extend(services.beginning_with(&prefix).map(|service| service.name.clone()));
+        });
+    }
+
+    /// Learns what kube-proxy does.
+    pub(super) fn proxy(&mut self, proxy: Option<Proxy>) {
+        if self.proxy != proxy {
+            self.proxy = proxy;
+            self.due.extend(self.services.iter().map(|service| service.name.clone()));
+        }
+    }
+
+    /// The Services whose slices have to be watched one by one.
+    pub(super) fn alone(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.alone.keys()
+    }
+
+    /// Whether those of this one have to be.
+    pub(super) fn is_alone(&self, service: &str) -> bool {
+        self.alone.contains_key(service)
+    }
+
+    /// Whether there is a Service to look at again.
+    pub(super) fn is_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Looks at all of it.
+    pub(super) fn all(&mut self) -> (Vec<Arc<Service>>, Remarks) {
+        self.due = self.services.iter().map(|service| service.name.clone()).collect();
+        self.mapped.clear();
+        while let Some(name) = self.due.pop_first() {
+            let mapped = self.map(&name);
+            self.mapped.insert(name, mapped);
+        }
+        let services = self.mapped.values().flat_map(|mapped| mapped.services.iter().cloned()).collect();
+        let with_remarks = self.mapped.iter().filter(|(_, mapped)| !mapped.remarks.is_empty());
+        (services, with_remarks.map(|(name, mapped)| (name.clone(), mapped.remarks.clone())).collect())
+    }
+
+    /// Looks at one Service again that has to be, with what goes before what comes.
+    pub(super) fn next(&mut self) -> Option<News> {
+        let service = self.due.pop_first()?;
+        let after = self.map(&service);
+        let before = match self.services.get(&service) {
+            Some(_) => self.mapped.insert(service.clone(), after.clone()),
+            None => self.mapped.remove(&service),
+        };
+        let before = before.unwrap_or_default();
+        let find = |mapped: &Mapped, other: &Service| {
+            let place = mapped.services.binary_search_by(|service| service.id.cmp(&other.id));
+            place.ok().map(|place| mapped.services[place].clone())
+        };
+        let gone = before.services.iter().filter(|old| find(&after, old).is_none());
+        let mut changes: Vec<ServiceChange> = gone.map(|old| ServiceChange::Remove(old.id.clone())).collect();
+        let news = after.services.iter().filter(|new| find(&before, new).as_ref() != Some(new));
+        changes.extend(news.cloned().map(ServiceChange::Set));
+        let remarks = (before.remarks != after.remarks).then_some(after.remarks);
+        Some(News { service, changes, remarks })
+    }
+
+    fn map(&self, name: &str) -> Mapped {
+        let Some(service) = self.services.get(name) else { return Mapped::default() };
+        let namespace = self.namespaces.get(service.namespace());
+        let setting = Setting { namespace, proxy: self.proxy.as_ref() };
+        match self.alone.get(name) {
+            // Some of its endpoints are not all.
+            Some(slices) if !slices.is_listed() => Mapped::default(),
+            Some(slices) => mapping::map(service, slices.iter(), setting),
+            None => {
+                let names = self.of_service.get(name).into_iter().flatten();
+                mapping::map(service, names.filter_map(|slice| self.labelled.get(slice)), setting)
+            }
+        }
+    }
+}
+
+/// Nobody copies the labels of a Service without a selector to its slices.
+fn needs_own_watch(service: &object::Service) -> bool {
+    !(service.has_selector || service.is_external_name || service.is_headless)
+}
+
+/// What came of looking at a Service again.
+#[derive(Debug)]
+pub(super) struct News {
+    /// Which one, by its name.
+    pub(super) service: Arc<str>,
+    /// What is to be told to the balancer, in this order.
+    pub(super) changes: Vec<ServiceChange>,
+    /// The remarks there are now, if they changed.
+    pub(super) remarks: Option<Arc<[Remark]>>,
+}
+
+#[cfg(test)]
+mod tests;

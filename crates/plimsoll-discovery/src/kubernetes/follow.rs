@@ -1,0 +1,350 @@
+//! The one task that knows the cluster: learns from the watches, and tells the balancer what changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use plimsoll_core::service::{NodeName, ServiceChange};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::cluster::Cluster;
+use super::config::{Assumed, Config};
+use super::facts::Facts;
+use super::known::Step;
+use super::news::{News, Source};
+use super::{object, watches};
+use crate::below::{LocalSources, Proxy};
+use crate::remark::{Remark, Remarks};
+use crate::{Error, Health, Node};
+
+/// How much news may wait.
+const NEWS: usize = 256;
+/// How long more is awaited once something changed: a rollout changes the slices of a Service in bursts.
+const SETTLE: Duration = Duration::from_millis(20);
+/// How long kube-proxy is waited for at the start, where nothing is assumed of it: it may be starting too.
+const AWAIT_PROXY: Duration = Duration::from_secs(10);
+
+/// Where what is found out goes.
+pub(super) struct Outlets {
+    pub(super) changes: mpsc::Sender<Result<ServiceChange, Error>>,
+    pub(super) nodes: watch::Sender<Arc<[Node]>>,
+    pub(super) health: watch::Sender<Health>,
+    pub(super) remarks: watch::Sender<Remarks>,
+    pub(super) proxy: watch::Sender<Option<Proxy>>,
+}
+
+/// What is known, and what is not.
+pub(super) struct Follower {
+    client: Client,
+    name: NodeName,
+    outlets: Outlets,
+    cluster: Cluster,
+    assumed: Option<Assumed>,
+    facts: Option<Facts>,
+    node: Option<object::Node>,
+    /// The slices that are watched Service by Service.
+    alone: BTreeMap<Arc<str>, JoinHandle<()>>,
+    troubles: BTreeMap<Source, String>,
+    /// What the first look still waits for; a failure of these is waited for too, but not longer.
+    awaited: Vec<Source>,
+    sender: mpsc::Sender<News>,
+}
+
+/// Nobody listens any more.
+pub(super) struct Unheard;
+
+/// Follows a cluster until nobody listens.
+pub(super) async fn follow(client: Client, config: &Config, name: NodeName, outlets: Outlets) {
+    let (sender, news) = mpsc::channel(NEWS);
+    let mut running = JoinSet::new();
+    watches::start(&mut running, &client, config, &name, &sender);
+    let mut awaited = vec![Source::Node];
+    if config.namespace_defaults {
+        awaited.push(Source::Namespaces);
+    }
+    if config.kube_proxy.assume.is_none() {
+        awaited.push(Source::Proxy);
+    }
+    let follower = Follower {
+        client,
+        name,
+        outlets,
+        cluster: Cluster::default(),
+        assumed: config.kube_proxy.assume.clone(),
+        facts: None,
+        node: None,
+        alone: BTreeMap::new(),
+        troubles: BTreeMap::new(),
+        awaited,
+        sender,
+    };
+    let closed = follower.outlets.changes.clone();
+    tokio::select! {
+        () = closed.closed() => {}
+        _ = follower.run(news) => {}
+    }
+}
+
+impl Follower {
+    async fn run(mut self, mut news: mpsc::Receiver<News>) -> Result<(), Unheard> {
+        self.until_listed(&mut news).await;
+        let proxy = self.proxy();
+        self.cluster.proxy(proxy.clone());
+        self.outlets.proxy.send_replace(proxy.clone());
+        let (services, remarks) = self.cluster.all();
+        for (service, remarks) in &remarks {
+            log(service, remarks);
+        }
+        self.outlets.remarks.send_replace(remarks);
+        self.tell(ServiceChange::All(services)).await?;
+        self.keep_up(&mut news, proxy.as_ref()).await
+    }
+
+    /// Learns until a first look makes sense.
+    async fn until_listed(&mut self, news: &mut mpsc::Receiver<News>) {
+        let patience = Instant::now() + AWAIT_PROXY;
+        while !(self.cluster.is_listed() && self.awaited.is_empty()) {
+            tokio::select! {
+                Some(news) = news.recv() => self.learn(news),
+                () = tokio::time::sleep_until(patience), if self.awaited.contains(&Source::Proxy) => {
+                    self.answered(&Source::Proxy);
+                }
+            }
+        }
+    }
+
+    async fn keep_up(
+        &mut self,
+        news: &mut mpsc::Receiver<News>,
+        at_start: Option<&Proxy>,
+    ) -> Result<(), Unheard> {
+        let mut look_at: Option<Instant> = None;
+        loop {
+            let look = async {
+                match look_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(news) = news.recv() => {
+                    let is_below = matches!(news, News::Proxy(_) | News::Node(_));
+                    self.learn(news);
+                    if is_below {
+                        self.look_below(at_start).await?;
+                    }
+                    if look_at.is_none() && self.cluster.is_due() {
+                        look_at = Some(Instant::now() + SETTLE);
+                    }
+                }
+                () = look => {
+                    look_at = None;
+                    self.look().await?;
+                }
+            }
+        }
+    }
+
+    /// Tells what changed of the Services that something touched.
+    async fn look(&mut self) -> Result<(), Unheard> {
+        while let Some(news) = self.cluster.next() {
+            if let Some(remarks) = news.remarks {
+                log(&news.service, &remarks);
+                self.outlets.remarks.send_modify(|known| {
+                    if remarks.is_empty() {
+                        known.remove(&news.service);
+                    } else {
+                        known.insert(news.service, remarks);
+                    }
+                });
+            }
+            for change in news.changes {
+                self.tell(change).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the dataplane was made with does not change while it runs: where the proxy below treats clients in
+    /// another way than at the start, everything has to start anew.
+    async fn look_below(&mut self, at_start: Option<&Proxy>) -> Result<(), Unheard> {
+        let proxy = self.proxy();
+        let clients = |proxy: Option<&Proxy>| match proxy {
+            Some(Proxy { local: LocalSources::Ranges(ranges), masquerade_all, .. }) => {
+                Some((ranges.clone(), *masquerade_all))
+            }
+            _ => None,
+        };
+        if let Some(now) = clients(proxy.as_ref())
+            && clients(at_start).unwrap_or_default() != now
+        {
+            let _ = self.outlets.changes.send(Err(Error::ProxyChanged)).await;
+            return Err(Unheard);
+        }
+        self.outlets.proxy.send_if_modified(|known| {
+            let is_news = *known != proxy;
+            known.clone_from(&proxy);
+            is_news
+        });
+        self.cluster.proxy(proxy);
+        Ok(())
+    }
+
+    async fn tell(&self, change: ServiceChange) -> Result<(), Unheard> {
+        self.outlets.changes.send(Ok(change)).await.map_err(|_| Unheard)
+    }
+
+    fn learn(&mut self, news: News) {
+        if is_end_of_list(&news) {
+            self.outlets.health.send_modify(|health| health.loaded += 1);
+        }
+        match news {
+            News::Services(step) => {
+                self.cluster.services(step);
+                self.watch_alone();
+            }
+            News::Slices(step) => self.cluster.slices(step),
+            News::SlicesOf(service, step) => self.cluster.slices_of(&service, step),
+            News::Namespaces(step) => {
+                if step == Step::Listed {
+                    self.answered(&Source::Namespaces);
+                }
+                self.cluster.namespaces(step);
+            }
+            News::Node(step) => self.node(step),
+            News::Proxy(facts) => {
+                self.facts = Some(facts);
+                self.answered(&Source::Proxy);
+            }
+            News::Fails(source, what) => {
+                // kube-proxy may be starting: that is waited for.
+                if source != Source::Proxy {
+                    self.answered(&source);
+                }
+                self.fails(source, what);
+            }
+            News::Works(source) => self.works(&source),
+        }
+    }
+
+    fn answered(&mut self, source: &Source) {
+        self.awaited.retain(|awaited| awaited != source);
+    }
+
+    /// There is one at most.
+    fn node(&mut self, step: Step<object::Node>) {
+        match step {
+            Step::Set(node) => {
+                let listed: Arc<[Node]> = [Node { name: self.name.clone(), zone: node.zone.clone() }].into();
+                self.outlets.nodes.send_if_modified(|known| {
+                    let is_news = *known != listed;
+                    *known = listed;
+                    is_news
+                });
+                self.node = Some(node);
+                self.works(&Source::Node);
+            }
+            // A Node that is made anew comes back at once; one that is gone for good has no agent.
+            Step::Begin | Step::Gone(_) => {}
+            Step::Listed => {
+                self.answered(&Source::Node);
+                if self.node.is_none() {
+                    let what = format!(
+                        "this node's Node: there is no Node `{}`; set `node` in the agent's configuration (or \
+                         PLIMSOLL_NODE) to this node's name in the cluster",
+                        self.name
+                    );
+                    self.fails(Source::Node, what);
+                }
+            }
+        }
+    }
+
+    /// What is known of kube-proxy, with what it means on this node.
+    fn proxy(&mut self) -> Option<Proxy> {
+        let node = self.node.as_ref();
+        let Some(facts) = &self.facts else {
+            return self.assumed.as_ref().map(|assumed| assumed.on(node));
+        };
+        match facts.on(node, self.assumed.as_ref()) {
+            Ok(proxy) => {
+                self.works(&Source::ProxyHere);
+                Some(proxy)
+            }
+            Err(what) => {
+                self.fails(Source::ProxyHere, format!("kube-proxy: {what}; Services are only observed"));
+                None
+            }
+        }
+    }
+
+    /// Watches the slices of the Services that need it, and of no others.
+    fn watch_alone(&mut self) {
+        let cluster = &self.cluster;
+        self.alone.retain(|service, watch| {
+            let stays = cluster.is_alone(service);
+            if !stays {
+                watch.abort();
+            }
+            stays
+        });
+        for service in self.cluster.alone() {
+            self.alone
+                .entry(service.clone())
+                .or_insert_with(|| tokio::spawn(watches::slices_of(&self.client, service, &self.sender)));
+        }
+        let gone =
+            |source: &Source| matches!(source, Source::SlicesOf(name) if !self.alone.contains_key(name));
+        let gone: Vec<Source> = self.troubles.keys().filter(|source| gone(source)).cloned().collect();
+        for source in &gone {
+            self.works(source);
+        }
+    }
+
+    fn fails(&mut self, source: Source, what: String) {
+        let is_news = self.troubles.get(&source) != Some(&what);
+        if is_news {
+            tracing::warn!("{what}");
+            self.troubles.insert(source, what);
+        }
+        let all = self.all_troubles();
+        self.outlets.health.send_modify(|health| {
+            health.refused += 1;
+            if is_news {
+                health.last_error = all;
+            }
+        });
+    }
+
+    fn works(&mut self, source: &Source) {
+        if self.troubles.remove(source).is_some() {
+            tracing::info!("{source}: works again");
+            let all = self.all_troubles();
+            self.outlets.health.send_modify(|health| health.last_error = all);
+        }
+    }
+
+    fn all_troubles(&self) -> Option<Arc<str>> {
+        let all: Vec<&str> = self.troubles.values().map(String::as_str).collect();
+        (!all.is_empty()).then(|| all.join("; and ").into())
+    }
+}
+
+fn is_end_of_list(news: &News) -> bool {
+    matches!(
+        news,
+        News::Services(Step::Listed) | News::Slices(Step::Listed) | News::SlicesOf(_, Step::Listed)
+    )
+}
+
+fn log(service: &str, remarks: &[Remark]) {
+    for remark in remarks {
+        match remark {
+            Remark::Left(_) => tracing::info!(service, "{remark}"),
+            Remark::Problem(_) => tracing::warn!(service, "{remark}"),
+        }
+    }
+}

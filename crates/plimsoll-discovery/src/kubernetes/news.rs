@@ -1,0 +1,70 @@
+//! What the watches tell the one task that knows the cluster.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::facts::Facts;
+use super::known::Step;
+use super::object::{Namespace, Node, Service, Slice};
+
+/// Something that was learnt.
+#[derive(Debug)]
+pub(super) enum News {
+    /// Of Services that are switched on.
+    Services(Step<Service>),
+    /// Of slices that carry our label.
+    Slices(Step<Slice>),
+    /// Of the slices of one Service.
+    SlicesOf(Arc<str>, Step<Slice>),
+    /// Of this node's Node.
+    Node(Step<Node>),
+    /// Of namespaces.
+    Namespaces(Step<Namespace>),
+    /// What kube-proxy says of itself.
+    Proxy(Facts),
+    /// Somebody does not answer as expected; what to tell.
+    Fails(Source, String),
+    /// They do again.
+    Works(Source),
+}
+
+/// Where news come from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    Services,
+    Slices,
+    SlicesOf(Arc<str>),
+    Node,
+    Namespaces,
+    /// kube-proxy's answers.
+    Proxy,
+    /// What they mean on this node.
+    ProxyHere,
+}
+
+impl Source {
+    /// The resource in the API, and its group.
+    pub(super) const fn resource(&self) -> (&'static str, &'static str) {
+        match self {
+            Source::Services => ("services", ""),
+            Source::Slices | Source::SlicesOf(_) => ("endpointslices", "discovery.k8s.io"),
+            Source::Node => ("nodes", ""),
+            Source::Namespaces => ("namespaces", ""),
+            Source::Proxy | Source::ProxyHere => ("", ""),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Services => f.write_str("Services"),
+            Source::Slices => f.write_str("EndpointSlices"),
+            Source::SlicesOf(service) => write!(f, "EndpointSlices of {service}"),
+            Source::Node => f.write_str("this node's Node"),
+            Source::Namespaces => f.write_str("Namespaces"),
+            Source::Proxy => f.write_str("kube-proxy"),
+            Source::ProxyHere => f.write_str("what kube-proxy does on this node"),
+        }
+    }
+}

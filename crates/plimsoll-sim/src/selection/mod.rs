@@ -5,6 +5,10 @@ mod edf;
 mod ipvs;
 mod least;
 mod smooth;
+mod stock;
+mod young;
+
+use std::time::Duration;
 
 use plimsoll_core::time::Timestamp;
 
@@ -118,6 +122,14 @@ impl Kind {
     /// The one of this name.
     pub fn named(name: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// The way of this kind for a node whose agent decides every `tick`.
+pub fn with_agent(kind: Kind, with_load: bool, tick: Duration, dice: &mut Dice) -> Box<dyn Selection> {
+    match kind {
+        Kind::Sed => Box::new(stock::Stock::new(tick)),
+        _ => build(kind, with_load, dice),
     }
 }
 

@@ -109,7 +109,9 @@ impl Kind {
                 "IPVS' wrr with weights of 32 levels: it goes in runs, and each edit resets its cursor"
             }
             Kind::Wlc => "IPVS' wlc: fewest of the node's own connections per weight",
-            Kind::Sed => "IPVS' sed: fewest of the node's own connections, with the new one, per weight",
+            Kind::Sed => {
+                "IPVS' sed: fewest of the node's own connections, with the new one, per weight; agents write stocks"
+            }
             Kind::TwoChoices => {
                 "two weighted draws, the one with fewer of the node's own connections per weight wins"
             }

@@ -45,7 +45,7 @@ impl Node {
             number,
             balancer: Balancer::new(here, parameters.clone()),
             ledger: Ledger::new(parameters.horizon()),
-            selection: selection::build(kind, with_load, dice),
+            selection: selection::with_agent(kind, with_load, parameters.tick, dice),
             weights: Vec::new(),
             hosted: Vec::new(),
             readings: Vec::new(),

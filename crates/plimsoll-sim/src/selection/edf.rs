@@ -1,7 +1,6 @@
 //! Corrected stride order as a program in the dataplane would run it: the core's order over the node's part of the
 //! ring, with the node's own young connections, and an excess flow outside of the aperture.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use plimsoll_core::selection::aperture;
@@ -9,6 +8,7 @@ use plimsoll_core::selection::edf::{Order, Parameters, count_correction, no_fewe
 use plimsoll_core::selection::excess::Bucket;
 use plimsoll_core::time::Timestamp;
 
+use super::young::Young;
 use super::{Selection, Weight};
 use crate::dice::Dice;
 
@@ -51,8 +51,7 @@ pub(super) struct Edf {
     order: Order,
     /// The order of the excess flow, which goes by `shares`.
     excess: Order,
-    /// When each young connection opened, by endpoint.
-    young: Vec<VecDeque<Timestamp>>,
+    young: Young,
     picture: Picture,
     bucket: Bucket,
     young_counts: Vec<f64>,
@@ -69,7 +68,7 @@ impl Edf {
             parts: Vec::new(),
             order: order(),
             excess: order(),
-            young: Vec::new(),
+            young: Young::default(),
             picture: Picture::default(),
             bucket: Bucket::default(),
             young_counts: Vec::new(),
@@ -159,13 +158,8 @@ impl Selection for Edf {
     fn choose(&mut self, now: Timestamp, own: &[u32], _dice: &mut Dice) -> Option<usize> {
         self.young_counts.clear();
         for endpoint in &self.members {
-            let count = self.young.get_mut(*endpoint).map_or(0, |young| {
-                while young.front().is_some_and(|opened| now.since(*opened) >= YOUNG) {
-                    young.pop_front();
-                }
-                young.len()
-            });
-            self.young_counts.push(count as f64);
+            self.young.forget(*endpoint, now.before(YOUNG));
+            self.young_counts.push(self.young.count(*endpoint) as f64);
         }
         if !self.with_load {
             no_fewer_than_fair(&mut self.young_counts, &self.shares);
@@ -179,19 +173,11 @@ impl Selection for Edf {
     }
 
     fn opened(&mut self, now: Timestamp, endpoint: usize) {
-        if self.young.len() <= endpoint {
-            self.young.resize(endpoint + 1, VecDeque::new());
-        }
-        self.young[endpoint].push_back(now);
+        self.young.opened(now, endpoint);
     }
 
-    fn closed(&mut self, now: Timestamp, endpoint: usize, opened: Timestamp) {
-        if now.since(opened) < YOUNG
-            && let Some(young) = self.young.get_mut(endpoint)
-            && let Ok(at) = young.binary_search(&opened)
-        {
-            young.remove(at);
-        }
+    fn closed(&mut self, _now: Timestamp, endpoint: usize, opened: Timestamp) {
+        self.young.closed(endpoint, opened);
     }
 
     fn wants_picture(&self) -> bool {

@@ -5,6 +5,10 @@ mod edf;
 mod ipvs;
 mod least;
 mod smooth;
+mod stock;
+mod young;
+
+use std::time::Duration;
 
 use plimsoll_core::time::Timestamp;
 
@@ -105,7 +109,9 @@ impl Kind {
                 "IPVS' wrr with weights of 32 levels: it goes in runs, and each edit resets its cursor"
             }
             Kind::Wlc => "IPVS' wlc: fewest of the node's own connections per weight",
-            Kind::Sed => "IPVS' sed: fewest of the node's own connections, with the new one, per weight",
+            Kind::Sed => {
+                "IPVS' sed: fewest of the node's own connections, with the new one, per weight; agents write stocks"
+            }
             Kind::TwoChoices => {
                 "two weighted draws, the one with fewer of the node's own connections per weight wins"
             }
@@ -118,6 +124,14 @@ impl Kind {
     /// The one of this name.
     pub fn named(name: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// The way of this kind for a node whose agent decides every `tick`.
+pub fn with_agent(kind: Kind, with_load: bool, tick: Duration, dice: &mut Dice) -> Box<dyn Selection> {
+    match kind {
+        Kind::Sed => Box::new(stock::Stock::new(tick)),
+        _ => build(kind, with_load, dice),
     }
 }
 

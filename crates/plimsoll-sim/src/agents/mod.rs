@@ -257,8 +257,12 @@ impl Steering for Agents {
         }
     }
 
-    fn refused(&mut self, _now: Timestamp, node: usize, endpoint: usize) {
-        self.nodes[node].ledger.sent.refuse(endpoint);
+    fn refused(&mut self, now: Timestamp, node: usize, endpoint: usize) {
+        let sender = &mut self.nodes[node];
+        // What was refused ended at once.
+        sender.selection.opened(now, endpoint);
+        sender.selection.closed(now, endpoint, now);
+        sender.ledger.sent.refuse(endpoint);
         if let Some(host) = self.mesh.host(endpoint) {
             self.nodes[host].ledger.hosted.refuse(endpoint);
         }

@@ -40,14 +40,15 @@ mod tests {
 
     #[test]
     fn soonest_first_and_then_by_what() {
+        const NEVER: u64 = Timestamp::NEVER.as_nanos();
         let mut queue = Queue::default();
         assert_eq!((queue.next_at(), queue.take()), (Timestamp::NEVER, None));
-        for (at, what) in [(5, 1), (3, u64::MAX), (5, 0), (3, 7), (u64::MAX, 2)] {
+        for (at, what) in [(5, 1), (3, u64::MAX), (5, 0), (3, 7), (NEVER, 2)] {
             queue.add(Timestamp::from_nanos(at), what);
         }
         assert_eq!(queue.next_at(), Timestamp::from_nanos(3));
         let taken: Vec<_> =
             std::iter::from_fn(|| queue.take()).map(|(at, what)| (at.as_nanos(), what)).collect();
-        assert_eq!(taken, [(3, 7), (3, u64::MAX), (5, 0), (5, 1), (u64::MAX, 2)]);
+        assert_eq!(taken, [(3, 7), (3, u64::MAX), (5, 0), (5, 1), (NEVER, 2)]);
     }
 }

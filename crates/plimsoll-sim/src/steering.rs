@@ -6,7 +6,7 @@ use crate::cluster::Cluster;
 
 /// An open connection as the node that sent it knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Link {
+pub struct Connection {
     /// The node that sent it.
     pub node: usize,
     /// Where it ends.
@@ -29,7 +29,7 @@ pub trait Steering: Send {
     }
 
     /// A connection closed.
-    fn closed(&mut self, _now: Timestamp, _link: &Link) {}
+    fn closed(&mut self, _now: Timestamp, _link: &Connection) {}
 
     /// An endpoint refused a connection.
     fn refused(&mut self, _now: Timestamp, _node: usize, _endpoint: usize) {}

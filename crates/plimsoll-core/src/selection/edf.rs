@@ -86,12 +86,3 @@ impl Order {
 pub fn count_correction(excess: f64) -> f64 {
     (0.3 * excess).clamp(-0.5, 0.5)
 }
-
-/// Where only connections are counted: few young ones may mean that an endpoint closes them at once, so nobody counts
-/// for fewer than its part of them all. The weights sum to 1.
-pub fn no_fewer_than_fair(young: &mut [f64], weights: &[f64]) {
-    let all: f64 = young.iter().sum();
-    for (young, weight) in young.iter_mut().zip(weights) {
-        *young = young.max(weight * all);
-    }
-}

@@ -4,6 +4,7 @@
 pub mod aperture;
 pub mod edf;
 pub mod excess;
+pub mod lives;
 pub mod stock;
 
 #[cfg(test)]

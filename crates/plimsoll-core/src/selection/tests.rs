@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::aperture::{arcs, masses, parts, width};
-use super::edf::{Order, Parameters, count_correction, no_fewer_than_fair};
+use super::edf::{Order, Parameters, count_correction};
 use super::excess::Bucket;
 use crate::time::Timestamp;
 
@@ -69,13 +69,6 @@ fn what_is_chosen_early_is_no_long_time_for_others() {
         chosen[order.choose(&weights, &[0.0; 4], &pulled).unwrap()] += 1;
     }
     assert!(chosen[0] <= 3, "{chosen:?}");
-}
-
-#[test]
-fn an_endpoint_that_closes_at_once_looks_no_better_than_its_part() {
-    let mut young = [0.0, 3.0, 1.0];
-    no_fewer_than_fair(&mut young, &[0.25, 0.25, 0.5]);
-    near(&young, &[1.0, 3.0, 2.0], 1e-12);
 }
 
 #[test]

@@ -8,45 +8,50 @@ use schemars::JsonSchema;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Nanoseconds since an origin of the caller's choice; only differences mean anything.
+/// Nanoseconds since an origin of the caller's choice, or before it; only differences mean anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timestamp(u64);
+pub struct Timestamp(i64);
 
 impl Timestamp {
     /// The origin.
     pub const ZERO: Timestamp = Timestamp(0);
     /// Later than anything: "no need to wake up".
-    pub const NEVER: Timestamp = Timestamp(u64::MAX);
+    pub const NEVER: Timestamp = Timestamp(i64::MAX);
 
-    /// The point `nanos` nanoseconds after the origin.
+    /// The point `nanos` nanoseconds after the origin; what is further than 292 years is never.
     pub const fn from_nanos(nanos: u64) -> Timestamp {
-        Timestamp(nanos)
+        if nanos > i64::MAX as u64 { Timestamp::NEVER } else { Timestamp(nanos as i64) }
     }
 
     /// The point this long after the origin.
     pub fn from_duration(since_origin: Duration) -> Timestamp {
-        Timestamp(since_origin.as_nanos() as u64)
+        Timestamp(nanos(since_origin))
     }
 
-    /// Nanoseconds since the origin.
+    /// Nanoseconds since the origin; 0 for what was before it.
     pub const fn as_nanos(self) -> u64 {
-        self.0
+        if self.0 < 0 { 0 } else { self.0 as u64 }
     }
 
     /// How long after `earlier` this is; zero if it is not after it.
     pub fn since(self, earlier: Timestamp) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+        Duration::from_nanos(self.nanos_since(earlier))
     }
 
     /// The same in seconds.
     pub fn seconds_since(self, earlier: Timestamp) -> f64 {
-        self.0.saturating_sub(earlier.0) as f64 * 1e-9
+        self.nanos_since(earlier) as f64 * 1e-9
     }
 
-    /// The point this much earlier, or the origin.
+    /// The point this much earlier, which may be before the origin: what was measured before this process began is
+    /// as old as it is.
     #[must_use]
     pub fn before(self, by: Duration) -> Timestamp {
-        Timestamp(self.0.saturating_sub(by.as_nanos() as u64))
+        Timestamp(self.0.saturating_sub(nanos(by)))
+    }
+
+    const fn nanos_since(self, earlier: Timestamp) -> u64 {
+        if self.0 > earlier.0 { self.0.abs_diff(earlier.0) } else { 0 }
     }
 }
 
@@ -54,8 +59,12 @@ impl Add<Duration> for Timestamp {
     type Output = Timestamp;
 
     fn add(self, by: Duration) -> Timestamp {
-        Timestamp(self.0.saturating_add(by.as_nanos() as u64))
+        Timestamp(self.0.saturating_add(nanos(by)))
     }
+}
+
+fn nanos(length: Duration) -> i64 {
+    i64::try_from(length.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// A length of time as people write it: whole numbers with units, `250ms`, `10s`, `1m30s`, `3h`.

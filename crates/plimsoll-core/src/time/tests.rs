@@ -1,6 +1,18 @@
-//! Lengths of time as people write them.
+//! Points in time, and lengths of time as people write them.
 
 use super::*;
+
+#[test]
+fn what_was_before_the_origin_is_as_old_as_it_is() {
+    let now = Timestamp::from_nanos(2_000_000_000);
+    let then = now.before(Duration::from_secs(30));
+    assert_eq!((now.since(then), then.since(now)), (Duration::from_secs(30), Duration::ZERO));
+    assert_eq!(then + Duration::from_secs(30), now);
+    assert!(then < Timestamp::ZERO && then.as_nanos() == 0);
+    assert!(now.before(Duration::MAX) < then);
+    assert_eq!(now + Duration::MAX, Timestamp::NEVER);
+    assert_eq!(Timestamp::from_nanos(u64::MAX), Timestamp::NEVER);
+}
 
 #[test]
 fn spans_read_what_they_write() {

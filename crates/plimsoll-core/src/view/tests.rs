@@ -111,6 +111,21 @@ fn an_older_report_and_one_of_this_node_change_nothing() {
     assert_eq!(view.nodes(at(2.1)).count(), 1);
 }
 
+/// An agent that began a second ago: what others measured before is as old as they say.
+#[test]
+fn an_old_report_is_old_for_an_agent_that_just_began() {
+    let (mut view, loads) = (view(), loads());
+    for last in [1, 2] {
+        view.know(&endpoint(last, Some("far")), &loads);
+    }
+    view.merge(at(1.0), report("far", 30.0, vec![entry(1, 100), entry(2, 0)]), |_| {});
+    assert_eq!(view.figures(at(1.0), &loads, &id(1)).age, Duration::from_secs(30));
+    view.merge(at(1.0), report("far", 40.0, vec![entry(1, 7), entry(2, 0)]), |_| {});
+    let open = open(&view, &loads, 1.0, &[1, 2]);
+    let kept = libm::exp(-25.0 / 30.0);
+    assert!((open[0] - (50.0 + 50.0 * kept)).abs() < 1e-6, "{open:?}");
+}
+
 #[test]
 fn a_report_about_an_endpoint_that_another_node_hosts_is_not_believed() {
     let (mut view, loads) = (view(), loads());

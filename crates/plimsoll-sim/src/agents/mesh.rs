@@ -11,7 +11,7 @@ use crate::scenario;
 
 /// A report under way.
 #[derive(Debug)]
-struct Letter {
+struct Datagram {
     to: usize,
     report: Arc<Report>,
 }
@@ -24,7 +24,7 @@ pub(super) struct Mesh {
     loss: f64,
     /// Whether a node is on the other side.
     is_cut: Vec<bool>,
-    letters: Places<Letter>,
+    datagrams: Places<Datagram>,
     /// Where each endpoint is hosted.
     hosts: Vec<Option<usize>>,
 }
@@ -36,7 +36,7 @@ impl Mesh {
             most_delay: mesh.most_delay.0.as_secs_f64(),
             loss: mesh.loss,
             is_cut: vec![false; nodes],
-            letters: Places::default(),
+            datagrams: Places::default(),
             hosts: Vec::new(),
         }
     }
@@ -56,7 +56,7 @@ impl Mesh {
         }
     }
 
-    /// Sends a report to all other nodes; `add` is told when which letter arrives.
+    /// Sends a report to all other nodes; `add` is told when which datagram arrives.
     pub(super) fn send(
         &mut self,
         now: Timestamp,
@@ -71,14 +71,14 @@ impl Mesh {
             if is_lost || self.is_cut[from] != self.is_cut[to] {
                 continue;
             }
-            let place = self.letters.add(Letter { to, report: report.clone() });
+            let place = self.datagrams.add(Datagram { to, report: report.clone() });
             add(now + std::time::Duration::from_nanos((delay * 1e9) as u64), place);
         }
     }
 
-    /// Takes a letter out.
+    /// Takes a datagram out.
     pub(super) fn deliver(&mut self, place: usize) -> Option<(usize, Arc<Report>)> {
-        let letter = self.letters.take(place)?;
-        Some((letter.to, letter.report))
+        let datagram = self.datagrams.take(place)?;
+        Some((datagram.to, datagram.report))
     }
 }

@@ -22,7 +22,7 @@ use crate::dice::Dice;
 use crate::queue::Queue;
 use crate::scenario::{Misreading, Scenario, Signals};
 use crate::selection::Kind;
-use crate::steering::{Link, Steering};
+use crate::steering::{Connection, Steering};
 use mesh::Mesh;
 use node::Node;
 
@@ -41,7 +41,7 @@ enum Due {
     /// A node counts and reads signals.
     Count(usize),
     /// A report arrives.
-    Letter(usize),
+    Datagram(usize),
 }
 
 impl Due {
@@ -49,7 +49,7 @@ impl Due {
         let (kind, which) = match self {
             Due::Wake(node) => (0, node),
             Due::Count(node) => (1, node),
-            Due::Letter(letter) => (2, letter),
+            Due::Datagram(datagram) => (2, datagram),
         };
         (kind << 32) | which as u64
     }
@@ -59,7 +59,7 @@ impl Due {
         match entry >> 32 {
             0 => Due::Wake(which),
             1 => Due::Count(which),
-            _ => Due::Letter(which),
+            _ => Due::Datagram(which),
         }
     }
 }
@@ -130,8 +130,8 @@ impl Agents {
                 match command {
                     Command::Publish(report) => {
                         node.rate = f64::from(report.opens_per_second);
-                        self.mesh.send(now, index, &report, &mut self.dice, |at, letter| {
-                            self.queue.add(at, Due::Letter(letter).pack());
+                        self.mesh.send(now, index, &report, &mut self.dice, |at, datagram| {
+                            self.queue.add(at, Due::Datagram(datagram).pack());
                         });
                     }
                     Command::Apply(plan) => {
@@ -245,20 +245,24 @@ impl Steering for Agents {
         (u64::from(hosted_in) << 32) | u64::from(sent_in)
     }
 
-    fn closed(&mut self, now: Timestamp, link: &Link) {
-        let (hosted_in, sent_in) = ((link.mark >> 32) as u32, link.mark as u32);
-        let sender = &mut self.nodes[link.node];
-        sender.selection.closed(now, link.endpoint, link.opened);
+    fn closed(&mut self, now: Timestamp, connection: &Connection) {
+        let (hosted_in, sent_in) = ((connection.mark >> 32) as u32, connection.mark as u32);
+        let sender = &mut self.nodes[connection.node];
+        sender.selection.closed(now, connection.endpoint, connection.opened);
         let current = sender.ledger.current;
-        sender.ledger.sent.close(link.endpoint, sent_in, current);
-        if let Some(host) = self.mesh.host(link.endpoint) {
+        sender.ledger.sent.close(connection.endpoint, sent_in, current);
+        if let Some(host) = self.mesh.host(connection.endpoint) {
             let ledger = &mut self.nodes[host].ledger;
-            ledger.hosted.close(link.endpoint, hosted_in, ledger.current);
+            ledger.hosted.close(connection.endpoint, hosted_in, ledger.current);
         }
     }
 
-    fn refused(&mut self, _now: Timestamp, node: usize, endpoint: usize) {
-        self.nodes[node].ledger.sent.refuse(endpoint);
+    fn refused(&mut self, now: Timestamp, node: usize, endpoint: usize) {
+        let sender = &mut self.nodes[node];
+        // What was refused ended at once.
+        sender.selection.opened(now, endpoint);
+        sender.selection.closed(now, endpoint, now);
+        sender.ledger.sent.refuse(endpoint);
         if let Some(host) = self.mesh.host(endpoint) {
             self.nodes[host].ledger.hosted.refuse(endpoint);
         }
@@ -285,8 +289,8 @@ impl Steering for Agents {
         let Some((_, entry)) = self.queue.take() else { return };
         match Due::unpack(entry) {
             Due::Count(node) => self.count(now, node, cluster),
-            Due::Letter(letter) => {
-                if let Some((node, report)) = self.mesh.deliver(letter) {
+            Due::Datagram(datagram) => {
+                if let Some((node, report)) = self.mesh.deliver(datagram) {
                     self.tell(now, node, Event::Report(report), None);
                 }
             }
@@ -331,7 +335,7 @@ pub(crate) fn id(endpoint: usize) -> EndpointId {
 pub(crate) fn index(id: &EndpointId) -> usize {
     match id.address {
         IpAddr::V4(address) => (address.to_bits() - FIRST_ADDRESS) as usize,
-        IpAddr::V6(_) => unreachable!("all addresses are made by `id`"),
+        IpAddr::V6(address) => address.to_bits() as u32 as usize,
     }
 }
 

@@ -97,7 +97,7 @@ fn who_goes_gets_nothing_from_any_node_at_once() {
 
 #[test]
 fn what_is_due_survives_the_queue() {
-    for due in [Due::Wake(0), Due::Count(999), Due::Letter(0xffff_ffff)] {
+    for due in [Due::Wake(0), Due::Count(999), Due::Datagram(0xffff_ffff)] {
         assert_eq!(Due::unpack(due.pack()), due);
     }
 }

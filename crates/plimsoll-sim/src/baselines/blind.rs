@@ -5,7 +5,7 @@ use plimsoll_core::time::Timestamp;
 use crate::cluster::Cluster;
 use crate::dice::Dice;
 use crate::selection::{self, Kind, Selection, Weight};
-use crate::steering::{Link, Steering};
+use crate::steering::{Connection, Steering};
 
 /// A uniform draw, as kube-proxy makes it with iptables and with nftables.
 pub struct Uniform {
@@ -58,8 +58,8 @@ impl Steering for Fixed {
         0
     }
 
-    fn closed(&mut self, now: Timestamp, link: &Link) {
-        self.selections[link.node].closed(now, link.endpoint, link.opened);
+    fn closed(&mut self, now: Timestamp, connection: &Connection) {
+        self.selections[connection.node].closed(now, connection.endpoint, connection.opened);
     }
 
     fn members_changed(&mut self, now: Timestamp, cluster: &Cluster) {

@@ -16,7 +16,7 @@ use crate::dice::Dice;
 use crate::measure::{Measured, Meter, SAMPLED_EVERY};
 use crate::queue::Queue;
 use crate::scenario::{Failure, Scenario};
-use crate::steering::{Link, Steering};
+use crate::steering::{self, Steering};
 use arrivals::{Wish, draw_demand, nanos};
 use connections::{Connection, Connections, Phase};
 use script::{Action, Script};
@@ -277,14 +277,14 @@ impl<'a> Engine<'a> {
     fn hang_up(&mut self, now: Timestamp, number: u32) {
         let connection = self.connections.get(number);
         connection.phase = Phase::Gone;
-        let link = Link {
+        let gone = steering::Connection {
             node: usize::from(connection.node),
             endpoint: connection.endpoint as usize,
             opened: connection.opened,
             mark: connection.mark,
         };
-        self.cluster.close(link.node, link.endpoint);
-        self.steering.closed(now, &link);
+        self.cluster.close(gone.node, gone.endpoint);
+        self.steering.closed(now, &gone);
     }
 
     /// A long connection is dropped; its client dials again after a while, with what is left of its life.

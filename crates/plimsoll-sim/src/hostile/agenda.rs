@@ -20,7 +20,7 @@ pub(super) enum Due {
     /// A balancer wants to be woken.
     Wake(usize),
     /// A report arrives.
-    Letter(usize),
+    Datagram(usize),
     /// A node opens a connection.
     Open(usize),
     /// A connection closes.
@@ -38,9 +38,9 @@ impl Due {
             Due::Carry(node, incarnation) => (5, node, incarnation),
             Due::Count(node, incarnation) => (6, node, incarnation),
             Due::Wake(node) => (7, node, 0),
-            Due::Letter(letter) => (8, letter, 0),
+            Due::Datagram(datagram) => (8, datagram, 0),
             Due::Open(node) => (9, node, 0),
-            Due::Close(link) => (10, link, 0),
+            Due::Close(connection) => (10, connection, 0),
         };
         (kind << 56) | ((which as u64) << 24) | u64::from(more)
     }
@@ -57,7 +57,7 @@ impl Due {
             5 => Due::Carry(which, more),
             6 => Due::Count(which, more),
             7 => Due::Wake(which),
-            8 => Due::Letter(which),
+            8 => Due::Datagram(which),
             9 => Due::Open(which),
             _ => Due::Close(which),
         }
@@ -79,7 +79,7 @@ mod tests {
             Due::Carry(20, 70_000),
             Due::Count(1, 2),
             Due::Wake(0),
-            Due::Letter(0x00ff_ffff),
+            Due::Datagram(0x00ff_ffff),
             Due::Open(7),
             Due::Close(1_000_000),
         ] {

@@ -99,11 +99,16 @@ pub(super) fn eligible(service: &Service, node: &NodeName, zone: &str) -> [BTree
     if cluster.is_empty() {
         cluster = choose(&ends);
     } else {
-        let hinted = choose(&|endpoint| ready(endpoint) && in_zone(endpoint));
-        let all_hinted = choose(&|endpoint| ready(endpoint) && endpoint.for_zones.is_empty()).is_empty();
-        if all_hinted && !hinted.is_empty() {
-            cluster = hinted;
-        }
+        let for_node = |endpoint: &Endpoint| endpoint.for_nodes.contains(node);
+        // Hints count where all have one, those for nodes before those for zones.
+        let hinted = |is_meant: &dyn Fn(&Endpoint) -> bool, has_hint: &dyn Fn(&Endpoint) -> bool| {
+            let meant = choose(&|endpoint| ready(endpoint) && is_meant(endpoint));
+            let unhinted = choose(&|endpoint| ready(endpoint) && !has_hint(endpoint));
+            (unhinted.is_empty() && !meant.is_empty()).then_some(meant)
+        };
+        let by_node = hinted(&for_node, &|endpoint| !endpoint.for_nodes.is_empty());
+        let by_zone = || hinted(&in_zone, &|endpoint| !endpoint.for_zones.is_empty());
+        cluster = by_node.or_else(by_zone).unwrap_or(cluster);
     }
     let mut local = choose(&|endpoint| is_here(endpoint) && ready(endpoint));
     if local.is_empty() {

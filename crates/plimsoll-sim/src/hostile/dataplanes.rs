@@ -3,8 +3,8 @@
 use plimsoll_core::balancer::Event;
 use plimsoll_core::plan::Plan;
 
+use crate::agents::index;
 use crate::agents::ledger::Side;
-use crate::agents::{id, index};
 
 use super::agenda::Due;
 use super::checks::{Broken, Rule};
@@ -78,14 +78,15 @@ impl World<'_> {
         let now = it.clock.read(self.now);
         let read = self.with_load.then(|| it.kernel.holding.hosted.iter().map(index).collect());
         let read: Vec<usize> = read.unwrap_or_default();
-        for site in read {
-            let open = self.open.iter().map(|open| open[site]).sum();
-            let misreading = self.population.sites[site].misreading(self.now);
-            if let Some(sample) = lies::sample(site, open, now, misreading, &mut self.dice.lies) {
+        for endpoint in read {
+            let open = self.open.iter().map(|open| open[endpoint]).sum();
+            let endpoint = &self.population.endpoints[endpoint];
+            let misreading = endpoint.misreading(self.now);
+            if let Some(sample) = lies::sample(endpoint.id, open, now, misreading, &mut self.dice.lies) {
                 self.tell(node, Event::Sample(sample))?;
             }
         }
-        let mut counts = self.nodes[node].ledger.read(now, id);
+        let mut counts = self.nodes[node].ledger.read(now, |endpoint| self.population.endpoints[endpoint].id);
         if trouble.miscounts {
             lies::miscount(&mut counts, &mut self.dice.lies);
         }

@@ -92,7 +92,7 @@ impl World<'_> {
         let kind = dice.below(20);
         self.add(next, Due::Fault);
         let text = match kind {
-            0..=3 => self.strike_post(kind, until),
+            0..=3 => self.strike_mesh(kind, until),
             4..=7 => self.strike_agent(kind, until),
             8..=12 => self.strike_kernel(kind, until),
             13 | 14 => self.strike_endpoint(kind, until),
@@ -107,25 +107,25 @@ impl World<'_> {
         Ok(())
     }
 
-    fn strike_post(&mut self, kind: usize, until: Timestamp) -> String {
+    fn strike_mesh(&mut self, kind: usize, until: Timestamp) -> String {
         let dice = &mut self.dice.faults;
         let part = [0.1, 0.5, 1.0][dice.below(3)];
         match kind {
             0 => {
-                self.post.lose(part, until);
+                self.mesh.lose(part, until);
                 format!("{part} of the reports are lost")
             }
             1 => {
-                self.post.double(part, until);
+                self.mesh.double(part, until);
                 format!("{part} of the reports come twice")
             }
             2 => {
                 let most = Duration::from_secs_f64(dice.between(0.1, 4.0));
-                self.post.delay(most, until);
+                self.mesh.delay(most, until);
                 format!("reports take up to {most:?}")
             }
             _ => {
-                let is_one_way = self.post.cut(until, dice);
+                let is_one_way = self.mesh.cut(until, dice);
                 format!("the nodes are cut in two{}", if is_one_way { ", one way" } else { "" })
             }
         }
@@ -206,15 +206,15 @@ impl World<'_> {
 
     fn strike_endpoint(&mut self, kind: usize, until: Timestamp) -> String {
         let dice = &mut self.dice.faults;
-        let index = dice.below(self.population.sites.len());
-        let site = &mut self.population.sites[index];
+        let index = dice.below(self.population.endpoints.len());
+        let endpoint = &mut self.population.endpoints[index];
         if kind == 13 {
             let how = [Failing::Refuses, Failing::Closes][dice.below(2)];
-            site.failing = Some((how, until));
+            endpoint.failing = Some((how, until));
             format!("endpoint {index}: {how:?} connections")
         } else {
             let how = lies::misreading(dice);
-            site.misreading = Some((how, until));
+            endpoint.misreading = Some((how, until));
             format!("endpoint {index}: its readings are {how:?}")
         }
     }
@@ -223,7 +223,7 @@ impl World<'_> {
     fn strike_with_a_ghost(&mut self) -> Result<String, (usize, Broken)> {
         self.trouble.ghosts += 1;
         let name = format!("ghost{}", self.trouble.ghosts);
-        let report = Arc::new(lies::ghost(&name, self.population.sites.len(), &mut self.dice.faults));
+        let report = Arc::new(lies::ghost(&name, &self.population, &mut self.dice.faults));
         let node = self.dice.faults.below(self.nodes.len());
         let node_name = NodeName::new(&name);
         for event in [Event::Joined(node_name.clone()), Event::Report(report), Event::Left(node_name)] {

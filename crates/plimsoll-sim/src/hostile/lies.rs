@@ -2,12 +2,12 @@
 
 use plimsoll_core::load::{Count, Counts, Sample};
 use plimsoll_core::report::{EndpointReport, Report};
+use plimsoll_core::service::{EndpointId, NodeName};
 use plimsoll_core::time::Timestamp;
 
-use crate::agents::id;
 use crate::dice::Dice;
 
-use super::population::Misreading;
+use super::population::{Misreading, Population};
 
 /// Figures that no source should tell.
 const NONSENSE: [f64; 9] =
@@ -29,7 +29,7 @@ pub(super) fn misreading(dice: &mut Dice) -> Misreading {
 
 /// What is read of an endpoint with so many open connections; `None`: nothing.
 pub(super) fn sample(
-    site: usize,
+    endpoint: EndpointId,
     open: u32,
     at: Timestamp,
     misreading: Option<Misreading>,
@@ -43,7 +43,7 @@ pub(super) fn sample(
         Some(Misreading::Constant(value)) => (Some(value), Some(value)),
         None => (Some(cpu), Some((0.05 + 0.1 * cpu).min(1.0))),
     };
-    Some(Sample { endpoint: id(site), at, cpu, pressure })
+    Some(Sample { endpoint, at, cpu, pressure })
 }
 
 /// Makes some of what a kernel counted wrong: counters go back, leap or vanish.
@@ -92,12 +92,14 @@ pub(super) fn misreport(report: &mut Report, dice: &mut Dice) {
 }
 
 /// What a node reports that nobody knows: that it hosts endpoints of others.
-pub(super) fn ghost(name: &str, sites: usize, dice: &mut Dice) -> Report {
-    let mut hosted: Vec<usize> = (0..sites.min(5)).map(|_| dice.below(sites)).collect();
+pub(super) fn ghost(name: &str, population: &Population, dice: &mut Dice) -> Report {
+    let endpoints = &population.endpoints;
+    let mut hosted: Vec<EndpointId> =
+        (0..endpoints.len().min(5)).map(|_| endpoints[dice.below(endpoints.len())].id).collect();
     hosted.sort_unstable();
     hosted.dedup();
-    let entry = |site: usize| EndpointReport {
-        endpoint: id(site),
+    let entry = |endpoint: EndpointId| EndpointReport {
+        endpoint,
         open: 1000,
         young: 500,
         middle: 200,
@@ -107,7 +109,7 @@ pub(super) fn ghost(name: &str, sites: usize, dice: &mut Dice) -> Report {
         pressure: None,
     };
     Report {
-        node: plimsoll_core::service::NodeName::new(name),
+        node: NodeName::new(name),
         age: std::time::Duration::ZERO,
         opens_per_second: 5.0,
         hosted: hosted.into_iter().map(entry).collect(),

@@ -14,7 +14,7 @@ mod kernel;
 mod population;
 mod checks;
 mod node;
-mod post;
+mod mesh;
 mod lies;
 mod settled;
 mod agenda;

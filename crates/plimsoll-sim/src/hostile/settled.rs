@@ -17,8 +17,6 @@ use super::population::Population;
 const FAIR_WITHIN: f64 = 0.25;
 /// How far the shares of two nodes may be apart, for the same reasons.
 const ALIKE_WITHIN: f64 = 0.3;
-/// The least share of the law and the guard, relative to the capacity share.
-const FLOOR: f64 = 0.02;
 /// One step of the weights, at most.
 const STEP: f64 = 1.0 / 4096.0;
 
@@ -95,8 +93,7 @@ pub(super) fn counts(
 }
 
 /// Whether a node that heard nothing for long, and has no connections of its own, gives capacity shares; and where
-/// what it learned, or the law's half a connection for everybody, may move them: whether nobody has less than the
-/// floor. How many endpoints were compared.
+/// what it learned of capacities may move them: whether nobody has nothing. How many endpoints were compared.
 pub(super) fn fair(
     node: &mut Node,
     world: Timestamp,
@@ -113,12 +110,9 @@ pub(super) fn fair(
         let Some(explanation) = subject.explain(now, &service.id) else { continue };
         let [cluster, _]: [BTreeSet<EndpointId>; 2] = eligible(service, &node.name, &node.zone);
         let capacities = nominal(service, &cluster);
-        // The law gives every endpoint half a connection: where none are known, more than its part to a small one.
-        let is_even = capacities.windows(2).all(|pair| pair[0] == pair[1]);
         let held = |limit| matches!(limit, Some(Limit::Failing | Limit::Recovering | Limit::Frozen));
         let is_equal = explanation.policy == PolicyKind::Equal;
         let is_skewed = with_load && explanation.policy == PolicyKind::Waterline;
-        let floor_only = is_skewed || (explanation.policy == PolicyKind::Waterline && !is_even);
         // This policy's weights stay where they are, and what the guard holds back is below its part.
         if explanation.policy == PolicyKind::LvsFeedback
             || explanation.endpoints.iter().any(|endpoint| held(endpoint.limit))
@@ -133,9 +127,8 @@ pub(super) fn fair(
             // A share below one step of the weights is one step.
             compared += 1;
             // What CPU taught is a capacity from a twentieth of the stated one up to any other.
-            let least = if is_skewed { 0.0 } else { FLOOR * fair };
-            let is_starved = share <= 0.0 || share + STEP < (1.0 - FAIR_WITHIN) * least;
-            let is_off = !floor_only
+            let is_starved = share <= 0.0;
+            let is_off = !is_skewed
                 && (share - fair).abs() > FAIR_WITHIN * fair.max(0.2 / cluster.len() as f64) + STEP;
             if is_starved || is_off {
                 let found =

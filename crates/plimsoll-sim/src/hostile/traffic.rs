@@ -14,9 +14,9 @@ use super::world::{Phase, World};
 
 /// An open connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Link {
+pub(super) struct Connection {
     pub(super) node: usize,
-    site: usize,
+    endpoint: usize,
     /// The age slot it was opened in, and in which incarnation of the counting node: by the sender and by the host.
     sent: (u32, Slot),
     hosted: Option<(usize, u32, Slot)>,
@@ -30,27 +30,27 @@ impl World<'_> {
         }
         let next = Duration::from_secs_f64(self.dice.traffic.exponential(1.0 / self.rate));
         self.add(self.now + next, Due::Open(node));
-        let Some(site) = self.choose(node) else { return };
-        let failing = self.population.sites[site].failing(self.now);
+        let Some(endpoint) = self.choose(node) else { return };
+        let failing = self.population.endpoints[endpoint].failing(self.now);
         for it in &mut self.nodes {
             match failing {
-                Some(Failing::Refuses) => it.ledger.hosted.refuse(site),
-                _ => it.ledger.hosted.open(site, it.ledger.current),
+                Some(Failing::Refuses) => it.ledger.hosted.refuse(endpoint),
+                _ => it.ledger.hosted.open(endpoint, it.ledger.current),
             }
         }
         let sender = &mut self.nodes[node];
         if failing == Some(Failing::Refuses) {
-            sender.ledger.sent.refuse(site);
+            sender.ledger.sent.refuse(endpoint);
             return;
         }
-        sender.ledger.sent.open(site, sender.ledger.current);
+        sender.ledger.sent.open(endpoint, sender.ledger.current);
         let sent = (sender.incarnation, sender.ledger.current);
-        let hosted = self.population.sites[site].host.map(|host| {
+        let hosted = self.population.endpoints[endpoint].host.map(|host| {
             let host_node = &self.nodes[host];
             (host, host_node.incarnation, host_node.ledger.current)
         });
-        self.open[node][site] += 1;
-        let place = self.links.add(Link { node, site, sent, hosted });
+        self.open[node][endpoint] += 1;
+        let place = self.connections.add(Connection { node, endpoint, sent, hosted });
         let life = if failing.is_some() { 1e-4 } else { self.dice.traffic.exponential(self.life) };
         self.add(self.now + Duration::from_secs_f64(life), Due::Close(place));
     }
@@ -74,18 +74,18 @@ impl World<'_> {
     }
 
     pub(super) fn close(&mut self, place: usize) {
-        let Some(link) = self.links.take(place) else { return };
-        self.open[link.node][link.site] -= 1;
+        let Some(connection) = self.connections.take(place) else { return };
+        self.open[connection.node][connection.endpoint] -= 1;
         for (number, it) in self.nodes.iter_mut().enumerate() {
-            let opened_in = match link.hosted {
+            let opened_in = match connection.hosted {
                 Some((host, incarnation, slot)) if (host, incarnation) == (number, it.incarnation) => slot,
                 _ => 0,
             };
-            it.ledger.hosted.close(link.site, opened_in, it.ledger.current);
+            it.ledger.hosted.close(connection.endpoint, opened_in, it.ledger.current);
         }
-        let sender = &mut self.nodes[link.node];
-        let opened_in = if link.sent.0 == sender.incarnation { link.sent.1 } else { 0 };
-        sender.ledger.sent.close(link.site, opened_in, sender.ledger.current);
+        let sender = &mut self.nodes[connection.node];
+        let opened_in = if connection.sent.0 == sender.incarnation { connection.sent.1 } else { 0 };
+        sender.ledger.sent.close(connection.endpoint, opened_in, sender.ledger.current);
     }
 }
 

@@ -17,10 +17,10 @@ use crate::queue::Queue;
 use super::agenda::Due;
 use super::checks::{Broken, Rule};
 use super::faults::Trouble;
+use super::mesh::Mesh;
 use super::node::Node;
 use super::population::Population;
-use super::post::Post;
-use super::traffic::Link;
+use super::traffic::Connection;
 use super::{Breach, Make, Trial, lies, settled, shown};
 
 /// How many events may wait for a frozen agent; reports and samples beyond that are lost, as in the agent.
@@ -51,7 +51,7 @@ pub(super) enum Phase {
 pub(super) struct Streams {
     pub(super) faults: Dice,
     pub(super) population: Dice,
-    pub(super) post: Dice,
+    pub(super) mesh: Dice,
     pub(super) traffic: Dice,
     pub(super) timing: Dice,
     pub(super) lies: Dice,
@@ -71,7 +71,7 @@ pub(super) struct World<'a> {
     pub(super) parameters: Parameters,
     pub(super) population: Population,
     pub(super) nodes: Vec<Node>,
-    pub(super) post: Post,
+    pub(super) mesh: Mesh,
     pub(super) trouble: Trouble,
     pub(super) with_load: bool,
     pub(super) is_owned: bool,
@@ -80,7 +80,7 @@ pub(super) struct World<'a> {
     /// Connections per second and node, and how long they live on average.
     pub(super) rate: f64,
     pub(super) life: f64,
-    pub(super) links: Places<Link>,
+    pub(super) connections: Places<Connection>,
     /// Open connections by sender and endpoint.
     pub(super) open: Vec<Vec<u32>>,
     /// How many of the last events are kept.
@@ -104,7 +104,7 @@ impl<'a> World<'a> {
             Node::new(number, &parameters, grain, twin)
         });
         let nodes: Vec<Node> = nodes.collect();
-        let sites = population.sites.len();
+        let endpoints = population.endpoints.len();
         let storm = Duration::from_secs_f64(dice.between(4.0, 20.0));
         let calm = Duration::from_secs_f64(dice.between(8.0, 16.0));
         let mut ends = [Timestamp::ZERO + storm; 6];
@@ -114,7 +114,7 @@ impl<'a> World<'a> {
         ends[3] = ends[2] + 2 * SETTLE;
         ends[4] = ends[3] + SETTLE;
         ends[5] = ends[4] + 3 * SETTLE;
-        let post = Post::new(nodes.len(), &mut dice);
+        let mesh = Mesh::new(nodes.len(), &mut dice);
         let mut world = World {
             seed,
             make,
@@ -124,15 +124,15 @@ impl<'a> World<'a> {
             compared: 0,
             parameters,
             nodes,
-            post,
+            mesh,
             trouble: Trouble::new(observer + 1, &mut dice),
             with_load: dice.below(2) == 0,
             is_owned: dice.below(2) == 0,
             first,
             rate: libm::exp(dice.between(-2.0, 3.0)),
             life: libm::exp(dice.between(-2.0, 3.0)),
-            links: Places::default(),
-            open: vec![vec![0; sites]; observer + 1],
+            connections: Places::default(),
+            open: vec![vec![0; endpoints]; observer + 1],
             keep: journal,
             journal: VecDeque::new(),
             ends,
@@ -141,7 +141,7 @@ impl<'a> World<'a> {
             dice: Streams {
                 faults: Dice::new(seed, 1),
                 population: Dice::new(seed, 2),
-                post: Dice::new(seed, 3),
+                mesh: Dice::new(seed, 3),
                 traffic: Dice::new(seed, 4),
                 timing: Dice::new(seed, 5),
                 lies: Dice::new(seed, 6),
@@ -164,7 +164,7 @@ impl<'a> World<'a> {
             "{} nodes and an observer, {} endpoints, {} Services, policy {:?}, {}, reports every {:?}, {:.1} connections \
              per second and node that last {:.1} s",
             self.nodes.len() - 1,
-            self.population.sites.len(),
+            self.population.endpoints.len(),
             self.population.len(),
             self.parameters.policy,
             if self.with_load { "CPU is read" } else { "counts only" },
@@ -238,7 +238,7 @@ impl<'a> World<'a> {
             Due::Carry(node, incarnation) => self.carry(node, incarnation),
             Due::Count(node, incarnation) => self.count(node, incarnation),
             Due::Wake(node) => self.wake(node),
-            Due::Letter(letter) => match self.post.deliver(self.now, letter) {
+            Due::Datagram(datagram) => match self.mesh.deliver(self.now, datagram) {
                 Some((to, report)) => self.tell(to, Event::Report(report)),
                 None => Ok(()),
             },
@@ -246,9 +246,9 @@ impl<'a> World<'a> {
                 self.open(node);
                 Ok(())
             }
-            Due::Close(link) => {
+            Due::Close(connection) => {
                 if self.phase < Phase::Quiet {
-                    self.close(link);
+                    self.close(connection);
                 }
                 Ok(())
             }
@@ -301,8 +301,8 @@ impl<'a> World<'a> {
         let sender = &mut self.nodes[node];
         sender.sequence += 1;
         let number = (sender.incarnation + 1, sender.sequence);
-        self.post.send(self.now, (node, number), &report, &mut self.dice.post, |at, letter| {
-            self.queue.add(at, Due::Letter(letter).pack());
+        self.mesh.send(self.now, (node, number), &report, &mut self.dice.mesh, |at, datagram| {
+            self.queue.add(at, Due::Datagram(datagram).pack());
         });
     }
 
@@ -343,7 +343,7 @@ impl<'a> World<'a> {
     pub(super) fn kill(&mut self, node: usize) {
         self.note(|world| format!("{} is killed", world.nodes[node].name));
         self.nodes[node].kill(self.is_owned);
-        self.post.forget(node);
+        self.mesh.forget(node);
     }
 
     fn thaw(&mut self, node: usize) -> Result<(), (usize, Broken)> {
@@ -402,7 +402,7 @@ impl<'a> World<'a> {
             Phase::Calm => {
                 self.phase = Phase::Quiet;
                 // The one that stays has no connections of its own: they would be all it knows.
-                for place in self.links.find(|link| link.node == observer) {
+                for place in self.connections.find(|connection| connection.node == observer) {
                     self.close(place);
                 }
             }

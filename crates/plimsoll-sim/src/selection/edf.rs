@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use plimsoll_core::selection::aperture;
-use plimsoll_core::selection::edf::{Order, Parameters, count_correction, no_fewer_than_fair};
+use plimsoll_core::selection::edf::{Order, Parameters, count_correction};
 use plimsoll_core::selection::excess::Bucket;
+use plimsoll_core::selection::lives::Lives;
 use plimsoll_core::time::Timestamp;
 
 use super::young::Young;
@@ -51,7 +52,10 @@ pub(super) struct Edf {
     order: Order,
     /// The order of the excess flow, which goes by `shares`.
     excess: Order,
+    /// The node's own young connections that are open, and all that were opened in the same time.
     young: Young,
+    opened: Young,
+    lives: Lives,
     picture: Picture,
     bucket: Bucket,
     young_counts: Vec<f64>,
@@ -69,6 +73,8 @@ impl Edf {
             order: order(),
             excess: order(),
             young: Young::default(),
+            opened: Young::default(),
+            lives: Lives::default(),
             picture: Picture::default(),
             bucket: Bucket::default(),
             young_counts: Vec::new(),
@@ -159,10 +165,9 @@ impl Selection for Edf {
         self.young_counts.clear();
         for endpoint in &self.members {
             self.young.forget(*endpoint, now.before(YOUNG));
-            self.young_counts.push(self.young.count(*endpoint) as f64);
-        }
-        if !self.with_load {
-            no_fewer_than_fair(&mut self.young_counts, &self.shares);
+            self.opened.forget(*endpoint, now.before(YOUNG));
+            let counted = if self.lives.end_at_once(*endpoint) { &self.opened } else { &self.young };
+            self.young_counts.push(counted.count(*endpoint) as f64);
         }
         self.correct(own);
         let usual = !self.with_load || self.bucket.takes(now, self.rate());
@@ -174,9 +179,11 @@ impl Selection for Edf {
 
     fn opened(&mut self, now: Timestamp, endpoint: usize) {
         self.young.opened(now, endpoint);
+        self.opened.opened(now, endpoint);
     }
 
-    fn closed(&mut self, _now: Timestamp, endpoint: usize, opened: Timestamp) {
+    fn closed(&mut self, now: Timestamp, endpoint: usize, opened: Timestamp) {
+        self.lives.ended(endpoint, now.seconds_since(opened));
         self.young.closed(endpoint, opened);
     }
 
@@ -186,6 +193,7 @@ impl Selection for Edf {
 
     fn look(&mut self, now: Timestamp, picture: &Picture) {
         self.picture.clone_from(picture);
+        self.lives.compare(&self.members);
         self.place_on_ring(now);
     }
 }

@@ -81,6 +81,9 @@ pub(super) fn targets(parameters: &Parameters, load: bool, vessels: &mut [Vessel
     }
 }
 
+/// Fewer open connections per endpoint than this are few.
+const FEW: f64 = 3.0;
+
 /// How each share rises with the common level, into `lines`: `(tau (1 + theta) - base) / f` within its bounds.
 pub(super) fn lines(
     parameters: &Parameters,
@@ -91,8 +94,9 @@ pub(super) fn lines(
     let count = vessels.len() as f64;
     let survivors =
         |v: &Vessel| situation.young_survive * v.young + situation.old_survive * (v.open - v.young);
-    let (mut young, mut rate, mut cpu, mut survive) = (0.0, 0.0, 0.0, 0.0);
+    let (mut open, mut young, mut rate, mut cpu, mut survive) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for v in vessels {
+        open += v.open;
         young += v.young;
         rate += v.opens;
         cpu += v.cpu;
@@ -101,6 +105,10 @@ pub(super) fn lines(
     // As many arrivals as now will still be young at the end of the horizon.
     let arrivals = (young - 1.0).max(0.25);
     let total = survive + count / 2.0 + arrivals;
+    // Half a connection for everybody, on average: by target where few are known, since small endpoints would look full
+    // otherwise. Where CPU is measured that has the say.
+    let known = if situation.load { 1.0 } else { (open / (FEW * count)).min(1.0) };
+    let half = |v: &Vessel| f64::midpoint(known, (1.0 - known) * v.target * count);
     let omega = if situation.load && cpu > 1e-6 { parameters.count_part } else { 1.0 };
     let phi = (parameters.flow_factor * situation.young_traffic).clamp(0.0, 1.0);
     let flow = (1.0 - omega) * (phi + (1.0 - phi) * arrivals / total).max(0.1) + omega * arrivals / total;
@@ -110,7 +118,7 @@ pub(super) fn lines(
     let free = parameters.free_connections / (rate * situation.delay);
     lines.clear();
     lines.extend(vessels.iter().map(|v| {
-        let by_count = (survivors(v) + 0.5) / total;
+        let by_count = (survivors(v) + half(v)) / total;
         let base = if omega < 1.0 {
             let evidence = seconds * rate + prior;
             let part =

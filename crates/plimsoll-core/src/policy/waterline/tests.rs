@@ -102,6 +102,16 @@ fn golden_b_counts_only_a_new_endpoint() {
     );
 }
 
+/// Small endpoints do not look full because nobody has a connection yet.
+#[test]
+fn where_nothing_is_known_everybody_gets_its_capacity_share() {
+    let sizes = [1.0, 2.0, 4.0, 64.0];
+    let shares = fill(DEFAULTS, &mut sizes.map(|size| vessel(size, 0.0, 0.0, 0.0, 0.0))).2;
+    for (share, size) in shares.iter().zip(sizes) {
+        assert!((share.share - size / 71.0).abs() < 1e-9, "{shares:?}");
+    }
+}
+
 #[test]
 fn golden_c_with_cpu_short_requests() {
     check(
@@ -210,11 +220,17 @@ struct Case {
 }
 
 fn case(load: bool, least: usize) -> impl Strategy<Value = Case> {
-    let one = (0.5..4.5f64, 0..200u32, 0.0..1.0f64, 0.0..1.0f64, 0.0..20.0f64).prop_map(|(c, n, y, u, o)| {
-        let n = n as f64;
-        vessel(c, n, n * y, c * u, o)
-    });
-    (prop::collection::vec(one, least..12), 0.0..1.0f64, 0.9..1.0f64, 0.0..1.0f64).prop_map(
+    let group = |most: u32| {
+        let one =
+            (0.5..4.5f64, 0..most, 0.0..1.0f64, 0.0..1.0f64, 0.0..20.0f64).prop_map(|(c, n, y, u, o)| {
+                let n = n as f64;
+                vessel(c, n, n * y, c * u, o)
+            });
+        prop::collection::vec(one, least..12)
+    };
+    // Many connections, and so few that each one counts.
+    let vessels = prop_oneof![group(200), group(6)];
+    (vessels, 0.0..1.0f64, 0.9..1.0f64, 0.0..1.0f64).prop_map(
         move |(vessels, young_survive, old_survive, young_traffic)| Case {
             vessels,
             situation: Situation { young_survive, old_survive, young_traffic, load, delay: 1.0 },

@@ -14,7 +14,7 @@ const PROMPT: Duration = Duration::from_millis(5);
 
 /// A report under way.
 #[derive(Clone, Debug)]
-pub(super) struct Letter {
+pub(super) struct Datagram {
     pub(super) from: usize,
     pub(super) to: usize,
     /// Which of the sender's agents sent it, and as which of its reports.
@@ -33,7 +33,7 @@ struct Cut {
 
 /// Brings reports from node to node, as badly as it is told to.
 #[derive(Debug)]
-pub(super) struct Post {
+pub(super) struct Mesh {
     nodes: usize,
     /// Whether those who receive drop what is older than what they have, as the mesh does.
     is_orderly: bool,
@@ -43,14 +43,14 @@ pub(super) struct Post {
     doubling: (f64, Timestamp),
     delay: (Duration, Timestamp),
     cuts: Vec<Cut>,
-    letters: Places<Letter>,
+    datagrams: Places<Datagram>,
     /// The number of the newest report that a node has of another: `newest[to][from]`.
     newest: Vec<Vec<(u32, u64)>>,
 }
 
-impl Post {
-    pub(super) fn new(nodes: usize, dice: &mut Dice) -> Post {
-        Post {
+impl Mesh {
+    pub(super) fn new(nodes: usize, dice: &mut Dice) -> Mesh {
+        Mesh {
             nodes,
             is_orderly: dice.below(2) == 0,
             knows_age: dice.below(2) == 0,
@@ -58,7 +58,7 @@ impl Post {
             doubling: (0.0, Timestamp::ZERO),
             delay: (Duration::ZERO, Timestamp::ZERO),
             cuts: Vec::new(),
-            letters: Places::default(),
+            datagrams: Places::default(),
             newest: vec![vec![(0, 0); nodes]; nodes],
         }
     }
@@ -87,7 +87,7 @@ impl Post {
         is_one_way
     }
 
-    /// Sends a report from a node to all others; `add` is told when which letter arrives.
+    /// Sends a report from a node to all others; `add` is told when which datagram arrives.
     pub(super) fn send(
         &mut self,
         now: Timestamp,
@@ -108,24 +108,24 @@ impl Post {
             let copies = if doubling > 0.0 && dice.unit() < doubling { 2 } else { 1 };
             for _ in 0..copies {
                 let at = now + most.mul_f64(dice.unit());
-                add(at, self.letters.add(Letter { from, to, number, sent: now, report: report.clone() }));
+                add(at, self.datagrams.add(Datagram { from, to, number, sent: now, report: report.clone() }));
             }
         }
     }
 
-    /// Takes a letter out; its report if the receiver wants it, with the age that the receiver thinks it has.
+    /// Takes a datagram out; its report if the receiver wants it, with the age that the receiver thinks it has.
     pub(super) fn deliver(&mut self, now: Timestamp, place: usize) -> Option<(usize, Arc<Report>)> {
-        let letter = self.letters.take(place)?;
-        let newest = &mut self.newest[letter.to][letter.from];
-        if self.is_orderly && letter.number <= *newest {
+        let datagram = self.datagrams.take(place)?;
+        let newest = &mut self.newest[datagram.to][datagram.from];
+        if self.is_orderly && datagram.number <= *newest {
             return None;
         }
-        *newest = letter.number.max(*newest);
+        *newest = datagram.number.max(*newest);
         if !self.knows_age {
-            return Some((letter.to, letter.report));
+            return Some((datagram.to, datagram.report));
         }
-        let age = letter.report.age + now.since(letter.sent);
-        Some((letter.to, Arc::new(Report { age, ..(*letter.report).clone() })))
+        let age = datagram.report.age + now.since(datagram.sent);
+        Some((datagram.to, Arc::new(Report { age, ..(*datagram.report).clone() })))
     }
 
     /// A node's agent is gone, and with it what it knew of the others.

@@ -1,0 +1,153 @@
+//! The command that `cargo xtask e2e` runs.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use plimsoll_e2e::report::Outcome;
+use plimsoll_e2e::table::{self, Service};
+use plimsoll_lab::control_plane::Mode;
+use serde::Serialize;
+
+/// End to end tests on this machine, in network namespaces.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask e2e")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// The plimsoll program
+    #[arg(long, global = true, value_name = "FILE", default_value = "plimsoll")]
+    program: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Kubernetes(Kubernetes),
+}
+
+/// Compares kube-proxy alone with Plimsoll in front of it, beside a real control plane.
+///
+/// Every case of the table (crates/plimsoll-e2e/src/cases.txt) is dialled with kube-proxy alone and with Plimsoll in
+/// front: the same must answer, and see the same client. Needs root.
+#[derive(clap::Args)]
+#[command(after_help = "Exit code 1: a case failed, or could not run.
+
+Examples:
+  cargo xtask e2e kubernetes
+  cargo xtask e2e kubernetes --mode iptables source-ranges 'affinity: from a pod'
+  cargo xtask e2e kubernetes --only cases -o json > e2e.json
+  cargo xtask e2e kubernetes --list")]
+struct Kubernetes {
+    /// Only cases whose name (`SERVICE: CASE`) has one of these texts in it
+    #[arg(value_name = "TEXT")]
+    filters: Vec<String>,
+    /// kube-proxy's mode; without it, one after the other
+    #[arg(long)]
+    mode: Option<ProxyMode>,
+    /// How to tell
+    #[arg(short, long, default_value = "text")]
+    output: Form,
+    /// Name the cases and run none
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ProxyMode {
+    Nftables,
+    Iptables,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    Text,
+    Json,
+}
+
+/// A whole run.
+#[derive(Serialize)]
+struct Run {
+    passed: usize,
+    failed: usize,
+    seconds: f64,
+    cases: Vec<Outcome>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let Command::Kubernetes(asked) = &arguments.command;
+    match kubernetes(&arguments, asked) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all passed.
+fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
+    let services = chosen(table::read(table::CASES)?, &asked.filters);
+    if services.is_empty() {
+        bail!("no case has {} in its name; `--list` names them", asked.filters.join(" or "));
+    }
+    let mut out = std::io::stdout();
+    if asked.list {
+        for service in &services {
+            for case in &service.cases {
+                writeln!(out, "{}: {}", service.name, case.name)?;
+            }
+        }
+        return Ok(true);
+    }
+    let modes = match asked.mode {
+        None => vec![Mode::Nftables, Mode::Iptables],
+        Some(ProxyMode::Nftables) => vec![Mode::Nftables],
+        Some(ProxyMode::Iptables) => vec![Mode::Iptables],
+    };
+    let began = Instant::now();
+    let tell = |what: &str| progress(began, what);
+    let mut run = Run { passed: 0, failed: 0, seconds: 0.0, cases: Vec::new() };
+    plimsoll_e2e::differential(&arguments.program, &services, &modes, &tell, &mut |outcome| {
+        if outcome.passed() {
+            run.passed += 1;
+        } else {
+            run.failed += 1;
+        }
+        if asked.output == Form::Text {
+            let _ = writeln!(std::io::stdout(), "{outcome}");
+        }
+        run.cases.push(outcome);
+    })?;
+    run.seconds = began.elapsed().as_secs_f64();
+    if asked.output == Form::Json {
+        serde_json::to_writer_pretty(&mut out, &run)?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{} passed, {} failed", run.passed, run.failed)?;
+    }
+    Ok(run.failed == 0)
+}
+
+/// The Services with the cases that were asked for.
+fn chosen(services: Vec<Service>, filters: &[String]) -> Vec<Service> {
+    let chosen = |mut service: Service| {
+        let name = service.name.clone();
+        let fits = |case: &str| filters.iter().any(|text| format!("{name}: {case}").contains(text.as_str()));
+        service.cases.retain(|case| filters.is_empty() || fits(&case.name));
+        (!service.cases.is_empty()).then_some(service)
+    };
+    services.into_iter().filter_map(chosen).collect()
+}
+
+/// Tells how far it is, on stderr.
+fn progress(began: Instant, what: &str) {
+    let mut err = std::io::stderr();
+    let dim = err.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let (on, off) = if dim { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+    let _ = writeln!(err, "{on}{:>6.1} s  {what}{off}", began.elapsed().as_secs_f64());
+}

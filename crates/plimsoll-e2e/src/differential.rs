@@ -1,18 +1,18 @@
 //! The differential: every case of the table with kube-proxy alone, then with Plimsoll in front; only the choice among
 //! the same endpoints may differ.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 use plimsoll_lab::control_plane::Mode;
 
-use crate::dial::{Probe, Sight, Sights, deciding_node, dial, is_node, probe};
+use crate::dial::{Probe, Sights, dial, probe};
+use crate::judge::{essence, noted, show, unexpected, wrongly_served};
 use crate::objects;
 use crate::report::Outcome;
-use crate::table::{Case, Sees, Served, Service, Source, of};
+use crate::table::{Case, Service, of};
 use crate::witness::{self, Key};
 use crate::world::{NODES, World};
 
@@ -41,9 +41,7 @@ pub(crate) fn publish(world: &World, services: &[Service]) -> Result<()> {
         }
         let known = |name: &str| world.listed(name).expect("it was looked for before");
         objects.push_str(&objects::service(service, |name| known(name).addresses));
-        if !service.endpoints.is_empty() {
-            objects.push_str(&objects::slices(service, known));
-        }
+        objects.push_str(&objects::slices(service, known));
         statuses.extend(objects::status(service));
     }
     let kubectl = world.kubectl();
@@ -60,31 +58,35 @@ pub(crate) fn followed(services: &[Service]) -> usize {
     services.iter().filter(|s| s.is_followed()).map(|s| ports(s) * s.families().count()).sum()
 }
 
-/// Runs all cases in a mode, with kube-proxy alone and with Plimsoll; agents run afterwards.
-pub(crate) fn run(
-    world: &mut World,
-    services: &[Service],
+/// The cases of a table, and what was seen of them with kube-proxy alone.
+pub(crate) struct Differential<'a> {
     mode: Mode,
-    tell: &dyn Fn(&str),
-) -> Result<Vec<Outcome>> {
-    let parts = parts(world, services)?;
-    world.start_proxies(mode)?;
-    tell(&format!("{}: {} clients dial with kube-proxy alone", mode.name(), parts.len()));
-    let alone = pass(world, &parts)?;
-    tell(&format!("{}: agents start", mode.name()));
-    world.start_agents(followed(services))?;
-    tell(&format!("{}: {} clients dial with Plimsoll in front", mode.name(), parts.len()));
-    let with = pass(world, &parts)?;
-    let mut outcomes = Vec::new();
-    let mut rest = parts.iter().enumerate().peekable();
-    while let Some((_, first)) = rest.peek().copied() {
-        let mut of_case = Vec::new();
-        while let Some((index, _)) = rest.next_if(|(_, part)| std::ptr::eq(part.case, first.case)) {
-            of_case.push(index);
-        }
-        outcomes.push(judge(world, &parts, &of_case, mode, [&alone, &with])?);
+    parts: Vec<Part<'a>>,
+    alone: Pass,
+}
+
+impl<'a> Differential<'a> {
+    /// Runs all cases with kube-proxy alone.
+    pub(crate) fn alone(world: &World, services: &'a [Service], mode: Mode) -> Result<Differential<'a>> {
+        let parts = parts(world, services)?;
+        let alone = pass(world, &parts)?;
+        Ok(Differential { mode, parts, alone })
     }
-    Ok(outcomes)
+
+    /// Runs them again with Plimsoll in front, and compares.
+    pub(crate) fn with_plimsoll(self, world: &World) -> Result<Vec<Outcome>> {
+        let with = pass(world, &self.parts)?;
+        let mut outcomes = Vec::new();
+        let mut rest = self.parts.iter().enumerate().peekable();
+        while let Some((_, first)) = rest.peek().copied() {
+            let mut of_case = Vec::new();
+            while let Some((index, _)) = rest.next_if(|(_, part)| std::ptr::eq(part.case, first.case)) {
+                of_case.push(index);
+            }
+            outcomes.push(judge(world, &self.parts, &of_case, self.mode, [&self.alone, &with])?);
+        }
+        Ok(outcomes)
+    }
 }
 
 fn parts<'a>(world: &World, services: &'a [Service]) -> Result<Vec<Part<'a>>> {
@@ -148,7 +150,12 @@ fn judge(
                 *sights.entry(sight.clone()).or_default() += count;
             }
         }
-        problems.extend(who_served(world, &part.probe, served, [alone, with])?);
+        let (node, key) = noted(world, &part.probe)?;
+        for (pass, with_plimsoll) in [(alone, false), (with, true)] {
+            let noted = pass.passed[node].get(&key).copied().unwrap_or_default();
+            let problem = wrongly_served(served, with_plimsoll, noted);
+            problems.extend(problem.map(|what| format!("{} to {}: {what}", part.probe.by, part.probe.to)));
+        }
     }
     for ((by, v6), [alone, with]) in &by_client {
         let who = format!("{by} by {}", if *v6 { "IPv6" } else { "IPv4" });
@@ -172,89 +179,7 @@ fn judge(
         case: format!("{}: {}", service.name, case.name),
         alone: show(&both(0)),
         with_plimsoll: show(&both(1)),
-        served: match served {
-            Served::Taken => "taken",
-            Served::Left => "left",
-            Served::Neither => "-",
-        },
+        served: served.word(),
         problems,
     })
-}
-
-/// What has to be the same: which endpoints, seeing whom; how often is chance. Where one client sees but one endpoint,
-/// which is chance too.
-fn essence(sees: &Sees, sights: &Sights) -> BTreeSet<Sight> {
-    let one = matches!(sees, Sees::Answers { one: true, .. });
-    let essence = |sight: &Sight| match sight {
-        Sight::Answer { source, .. } if one => {
-            Sight::Answer { endpoint: "one".into(), source: source.clone() }
-        }
-        other => other.clone(),
-    };
-    sights.keys().map(essence).collect()
-}
-
-/// What is not as the table has it.
-fn unexpected(world: &World, by: &str, sees: &Sees, sights: &Sights) -> Option<String> {
-    let only = |sight: &Sight| sights.len() == 1 && sights.contains_key(sight);
-    let (of, one, expected_source) = match sees {
-        Sees::Refused => return (!only(&Sight::Refused)).then(|| "not refused".into()),
-        Sees::Silence => return (!only(&Sight::Silence)).then(|| "not silence".into()),
-        Sees::Status(status) => {
-            return (!only(&Sight::Status(*status))).then(|| format!("not the status {status}"));
-        }
-        Sees::Answers { of, one, source } => (of, *one, *source),
-    };
-    let mut endpoints = BTreeSet::new();
-    for sight in sights.keys() {
-        let Sight::Answer { endpoint, source } = sight else { return Some("not only answers".into()) };
-        endpoints.insert(endpoint.clone());
-        let fits = match expected_source {
-            None => true,
-            // A node's own address is the node's.
-            Some(Source::Oneself) => source == by,
-            Some(Source::Node) => is_node(world, source),
-        };
-        if !fits {
-            return Some(format!("{endpoint} saw {source}"));
-        }
-    }
-    let right = if one { endpoints.len() == 1 && endpoints.is_subset(of) } else { endpoints == *of };
-    let expected = || of.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
-    (!right).then(|| format!("not {}{}", if one { "one of " } else { "" }, expected()))
-}
-
-/// Whether the right one served it, by what was left to kube-proxy.
-fn who_served(
-    world: &World,
-    probe: &Probe,
-    served: Served,
-    [alone, with]: [&Pass; 2],
-) -> Result<Option<String>> {
-    if served == Served::Neither {
-        return Ok(None);
-    }
-    let source = if probe.to.ip().is_loopback() {
-        IpAddr::V4(Ipv4Addr::LOCALHOST)
-    } else {
-        world.host(&probe.by)?.addresses()[usize::from(probe.to.is_ipv6())]
-    };
-    let key = (source, probe.to.ip(), probe.protocol, probe.to.port());
-    let node = deciding_node(world, probe)?;
-    let passed = |pass: &Pass| pass.passed[node].get(&key).copied().unwrap_or_default();
-    let Probe { by, to, .. } = probe;
-    Ok(match (served, passed(alone), passed(with)) {
-        (_, 0, _) => Some(format!("{by} to {to}: the witness saw no packet with kube-proxy alone")),
-        (Served::Taken, _, left @ 1..) => {
-            Some(format!("{by} to {to}: Plimsoll did not serve it; {left} packets were left to kube-proxy"))
-        }
-        (Served::Left, _, 0) => {
-            Some(format!("{by} to {to}: Plimsoll took it, and was to leave it to kube-proxy"))
-        }
-        _ => None,
-    })
-}
-
-fn show(sights: &Sights) -> String {
-    sights.keys().map(Sight::to_string).collect::<Vec<_>>().join(" ")
 }

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
+use plimsoll_e2e::Cases;
 use plimsoll_e2e::report::Outcome;
-use plimsoll_e2e::table::{self, Service};
 use plimsoll_lab::control_plane::Mode;
 use serde::Serialize;
 
@@ -91,13 +91,14 @@ fn main() -> ExitCode {
 
 /// Whether all passed.
 fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
-    let services = chosen(table::read(table::CASES)?, &asked.filters);
-    if services.is_empty() {
+    let mut cases = Cases::of_repository()?;
+    cases.retain(|name| asked.filters.is_empty() || asked.filters.iter().any(|text| name.contains(text)));
+    if cases.services.is_empty() && cases.changing.is_empty() {
         bail!("no case has {} in its name; `--list` names them", asked.filters.join(" or "));
     }
     let mut out = std::io::stdout();
     if asked.list {
-        for service in &services {
+        for service in cases.services.iter().chain(cases.changing.iter().flatten()) {
             for case in &service.cases {
                 writeln!(out, "{}: {}", service.name, case.name)?;
             }
@@ -112,7 +113,7 @@ fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
     let began = Instant::now();
     let tell = |what: &str| progress(began, what);
     let mut run = Run { passed: 0, failed: 0, seconds: 0.0, cases: Vec::new() };
-    plimsoll_e2e::differential(&arguments.program, &services, &modes, &tell, &mut |outcome| {
+    plimsoll_e2e::differential(&arguments.program, &cases, &modes, &tell, &mut |outcome| {
         if outcome.passed() {
             run.passed += 1;
         } else {
@@ -131,17 +132,6 @@ fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
         writeln!(out, "{} passed, {} failed", run.passed, run.failed)?;
     }
     Ok(run.failed == 0)
-}
-
-/// The Services with the cases that were asked for.
-fn chosen(services: Vec<Service>, filters: &[String]) -> Vec<Service> {
-    let chosen = |mut service: Service| {
-        let name = service.name.clone();
-        let fits = |case: &str| filters.iter().any(|text| format!("{name}: {case}").contains(text.as_str()));
-        service.cases.retain(|case| filters.is_empty() || fits(&case.name));
-        (!service.cases.is_empty()).then_some(service)
-    };
-    services.into_iter().filter_map(chosen).collect()
 }
 
 /// Tells how far it is, on stderr.

@@ -8,8 +8,12 @@ use plimsoll_lab::control_plane::Mode;
 /// The table of the repository.
 pub const CASES: &str = include_str!("cases.txt");
 
+/// The table of Services that change.
+pub const CHANGES: &str = include_str!("changes.txt");
+
 /// Words for a Service that stand alone.
-const WORDS: [&str; 23] = [
+const WORDS: [&str; 24] = [
+    "deleted",
     "disabled",
     "external-ip",
     "external-local",
@@ -92,8 +96,15 @@ impl Service {
 
     /// Whether agents know of it.
     pub fn is_followed(&self) -> bool {
-        let unserved =
-            ["unlabelled", "disabled", "headless", "headless-label", "external-name", "proxy-name"];
+        let unserved = [
+            "unlabelled",
+            "disabled",
+            "deleted",
+            "headless",
+            "headless-label",
+            "external-name",
+            "proxy-name",
+        ];
         !unserved.iter().any(|word| self.is(word))
     }
 
@@ -212,9 +223,29 @@ pub enum Served {
     Neither,
 }
 
-/// Reads a table.
-pub fn read(text: &str) -> Result<Vec<Service>> {
-    let mut services: Vec<Service> = Vec::new();
+impl Served {
+    /// As in the table.
+    pub fn word(self) -> &'static str {
+        match self {
+            Served::Taken => "taken",
+            Served::Left => "left",
+            Served::Neither => "-",
+        }
+    }
+}
+
+/// Reads a table of Services that do not change. Their numbers are from `first` on.
+pub fn read(text: &str, first: usize) -> Result<Vec<Service>> {
+    let changing = read_changes(text, first)?;
+    if let Some(states) = changing.iter().find(|states| states.len() > 1) {
+        bail!("the Service {} changes; that belongs into the table of changes", states[0].name);
+    }
+    Ok(changing.into_iter().flatten().collect())
+}
+
+/// Reads a table of Services that change: of each what it is, one after the other.
+pub fn read_changes(text: &str, first: usize) -> Result<Vec<Vec<Service>>> {
+    let mut services: Vec<Vec<Service>> = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let content = line.split('#').next().unwrap_or_default().trim();
         if content.is_empty() {
@@ -223,16 +254,21 @@ pub fn read(text: &str) -> Result<Vec<Service>> {
         let cells: Vec<&str> = content.split('|').map(str::trim).collect();
         let context = || format!("line {} of the table: `{content}`", number + 1);
         if let Some(name) = cells[0].strip_prefix("service ") {
-            let service = service(name, services.len() + 1, &cells).with_context(context)?;
-            if services.iter().any(|other| other.name == service.name) {
+            let service = service(name, first + services.len(), &cells).with_context(context)?;
+            if services.iter().any(|other| other[0].name == service.name) {
                 bail!("{}: there is a Service of that name already", context());
             }
-            services.push(service);
+            services.push(vec![service]);
+            continue;
+        }
+        let states = services.last_mut().context("the first line is no Service").with_context(context)?;
+        let last = states.last_mut().expect("it has a first state");
+        if cells[0] == "becomes" {
+            let next = service(&last.name, last.number, &cells).with_context(context)?;
+            states.push(next);
         } else {
-            let service =
-                services.last_mut().context("the first line is no Service").with_context(context)?;
-            let case = case(service, &cells).with_context(context)?;
-            service.cases.push(case);
+            let case = case(last, &cells).with_context(context)?;
+            last.cases.push(case);
         }
     }
     Ok(services)

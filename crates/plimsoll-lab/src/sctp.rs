@@ -46,6 +46,7 @@ impl Packet {
     }
 
     /// The answer to it.
+    #[must_use]
     pub fn acknowledgement(&self, cookie: &[u8]) -> Packet {
         Packet { from: self.to, to: self.from, acknowledges: true, tag: self.tag, cookie: cookie.into() }
     }

@@ -3,12 +3,12 @@
 use super::*;
 
 fn problem(text: &str) -> String {
-    format!("{:#}", read(text).unwrap_err())
+    format!("{:#}", read(text, 1).unwrap_err())
 }
 
 #[test]
 fn the_table_of_the_repository_has_sixty_cases_and_more() {
-    let services = read(CASES).unwrap();
+    let services = read(CASES, 1).unwrap();
     let cases: usize = services.iter().map(|service| service.cases.len()).sum();
     assert!(cases >= 60, "{cases}");
     for mode in [Mode::Nftables, Mode::Iptables] {
@@ -22,7 +22,7 @@ fn the_table_of_the_repository_has_sixty_cases_and_more() {
 fn a_case_differs_by_mode_where_it_says_so() {
     let text = "service a | node-port udp | p1a/unready/zone=b p2a/v6\n\
                 x | c1 n2 | cluster:81/tcp node-port@n2/v6 | nftables:refused iptables:one of p2a as node | left";
-    let services = read(text).unwrap();
+    let services = read(text, 1).unwrap();
     let service = &services[0];
     assert_eq!(service.protocols, [Protocol::Udp]);
     assert_eq!(service.endpoints[0].conditions, Some([false, false, false]));
@@ -47,4 +47,15 @@ fn what_is_wrong_is_told_with_its_line() {
     assert!(problem("x | c1 | cluster | all").contains("no Service"));
     assert!(problem("service a | | p1a\nservice a | | p1a").contains("already"));
     assert!(problem("service a | | p1a\nx | c1 | somewhere | all").contains("no place to dial"));
+}
+
+#[test]
+fn services_that_change_keep_their_names_and_numbers() {
+    let changing = read_changes(CHANGES, 60).unwrap();
+    for states in &changing {
+        assert!(states.len() > 1, "{} never changes", states[0].name);
+        assert!(states.iter().all(|state| state.number == states[0].number && !state.cases.is_empty()));
+    }
+    assert_eq!(changing[1][0].number, 61);
+    assert!(problem(CHANGES).contains("belongs into the table of changes"));
 }

@@ -23,7 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Seen {
     by_client: BTreeMap<(String, bool), Sights>,
     problems: Vec<String>,
-    seconds: f64,
 }
 
 /// What came to be seen of all cases, in the order of the table.
@@ -80,8 +79,7 @@ fn come_to_hold(
     began: Instant,
 ) -> Result<Seen> {
     loop {
-        let mut seen = look(world, service, case, mode, with_plimsoll)?;
-        seen.seconds = began.elapsed().as_secs_f64();
+        let seen = look(world, service, case, mode, with_plimsoll)?;
         if seen.problems.is_empty() || began.elapsed() > PATIENCE {
             return Ok(seen);
         }
@@ -90,7 +88,7 @@ fn come_to_hold(
 
 fn look(world: &World, service: &Service, case: &Case, mode: Mode, with_plimsoll: bool) -> Result<Seen> {
     let (sees, served) = (of(mode, &case.sees), *of(mode, &case.served));
-    let mut seen = Seen { by_client: BTreeMap::new(), problems: Vec::new(), seconds: 0.0 };
+    let mut seen = Seen { by_client: BTreeMap::new(), problems: Vec::new() };
     for by in &case.by {
         for v6 in [false, true] {
             for at in &case.at {
@@ -124,10 +122,8 @@ pub(crate) fn judge(changing: &[Vec<Service>], mode: Mode, alone: Changes, with:
     let cases = changing.iter().flatten().flat_map(|state| state.cases.iter().map(move |case| (state, case)));
     let outcome = |((service, case), (alone, with)): ((&Service, &Case), (Seen, Seen))| {
         let sees = of(mode, &case.sees);
-        let show_all = |seen: &Seen| {
-            let all = seen.by_client.values().flat_map(|sights| sights.clone()).collect();
-            format!("{} after {:.1} s", show(&all), seen.seconds)
-        };
+        let show_all =
+            |seen: &Seen| show(&seen.by_client.values().flat_map(|sights| sights.clone()).collect());
         let (shown, shown_with) = (show_all(&alone), show_all(&with));
         let mut problems: Vec<String> = Vec::new();
         problems.extend(alone.problems.into_iter().map(|what| format!("with kube-proxy alone, {what}")));

@@ -34,6 +34,9 @@ struct Pass {
 
 /// Puts the Services of the table into the API server.
 pub(crate) fn publish(world: &World, services: &[Service]) -> Result<()> {
+    if services.is_empty() {
+        return Ok(());
+    }
     let (mut objects, mut statuses) = (String::new(), String::new());
     for service in services {
         for name in service.endpoints.iter().map(|endpoint| &endpoint.name).chain(&service.ranges) {

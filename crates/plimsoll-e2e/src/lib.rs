@@ -12,6 +12,8 @@ mod dial;
 mod judge;
 mod differential;
 mod changes;
+pub mod flows;
+pub mod evenness;
 
 use std::path::Path;
 
@@ -19,9 +21,14 @@ use anyhow::Result;
 use plimsoll_lab::control_plane::Mode;
 
 use differential::{Differential, followed, publish};
+use flows::Flow;
 use report::Outcome;
 use table::Service;
 use world::{NODES, World};
+
+/// Dozens of connections in a moment, and then none: to the guard that can look like an endpoint whose connections do
+/// not last.
+const PATIENT_GUARD: &str = "balancer: {guard: {failures: 100, missing_connections: 50}}";
 
 /// What is to be compared.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +37,8 @@ pub struct Cases {
     pub services: Vec<Service>,
     /// Services that change: what each is, one after the other.
     pub changing: Vec<Vec<Service>>,
+    /// What lives through changes.
+    pub flows: Vec<Flow>,
 }
 
 impl Cases {
@@ -37,7 +46,8 @@ impl Cases {
     pub fn of_repository() -> Result<Cases> {
         let services = table::read(table::CASES, 1)?;
         let changing = table::read_changes(table::CHANGES, 1 + services.len())?;
-        Ok(Cases { services, changing })
+        let flows = Flow::all(1 + services.len() + changing.len())?;
+        Ok(Cases { services, changing, flows })
     }
 
     /// Only those whose name (`SERVICE: CASE`) is wanted; a Service that changes is kept as a whole.
@@ -49,14 +59,30 @@ impl Cases {
             service.cases.retain(|case| is_wanted(&whole, case));
         }
         self.services.retain(|service| !service.cases.is_empty());
+        self.flows.retain(|flow| wanted(flow.name()));
         self.changing.retain(|states| {
             states.iter().any(|state| state.cases.iter().any(|case| is_wanted(state, case)))
         });
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.changing.is_empty() && self.flows.is_empty()
+    }
+
+    /// The names of all.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        let of_tables = self.services.iter().chain(self.changing.iter().flatten());
+        let of_tables =
+            of_tables.flat_map(|s| s.cases.iter().map(|case| format!("{}: {}", s.name, case.name)));
+        of_tables.chain(self.flows.iter().map(|flow| flow.name().to_owned()))
+    }
+
     /// All Services, as they are, or begin.
     fn at_first(&self) -> Vec<Service> {
-        self.services.iter().chain(self.changing.iter().map(|states| &states[0])).cloned().collect()
+        let changing = self.changing.iter().map(|states| &states[0]);
+        let flows = self.flows.iter().map(|flow| &flow.service);
+        self.services.iter().chain(changing).chain(flows).cloned().collect()
     }
 }
 
@@ -71,7 +97,7 @@ pub fn differential(
     tell("a control plane, three nodes and their pods start");
     let services = cases.at_first();
     let ports = 1 + services.iter().map(|service| service.number).max().unwrap_or_default();
-    let mut world = World::build(program, &pods(), u16::try_from(ports)?)?;
+    let mut world = World::build(program, &pods(), u16::try_from(ports)?, PATIENT_GUARD)?;
     publish(&world, &services)?;
     for mode in modes {
         let tell = |what: &str| tell(&format!("{}: {what}", mode.name()));
@@ -80,6 +106,7 @@ pub fn differential(
         let differential = Differential::alone(&world, &cases.services, *mode)?;
         tell("Services change with kube-proxy alone");
         let changed = changes::run(&world, &cases.changing, *mode, false)?;
+        let flowed = flows::run(&world, &cases.flows, false)?;
         tell("agents start");
         world.start_agents(followed(&services))?;
         tell("clients dial with Plimsoll in front");
@@ -87,6 +114,8 @@ pub fn differential(
         tell("Services change with Plimsoll in front");
         let changed_again = changes::run(&world, &cases.changing, *mode, true)?;
         changes::judge(&cases.changing, *mode, changed, changed_again).into_iter().for_each(&mut *done);
+        let flowed_again = flows::run(&world, &cases.flows, true)?;
+        flows::judge(&cases.flows, *mode, flowed, flowed_again).into_iter().for_each(&mut *done);
         world.stop_agents()?;
     }
     Ok(())

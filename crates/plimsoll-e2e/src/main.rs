@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
-use plimsoll_e2e::Cases;
 use plimsoll_e2e::report::Outcome;
+use plimsoll_e2e::{Cases, evenness};
 use plimsoll_lab::control_plane::Mode;
 use serde::Serialize;
 
@@ -39,6 +39,7 @@ Examples:
   cargo xtask e2e kubernetes
   cargo xtask e2e kubernetes --mode iptables source-ranges 'affinity: from a pod'
   cargo xtask e2e kubernetes --only cases -o json > e2e.json
+  cargo xtask e2e kubernetes --only evenness
   cargo xtask e2e kubernetes --list")]
 struct Kubernetes {
     /// Only cases whose name (`SERVICE: CASE`) has one of these texts in it
@@ -50,9 +51,21 @@ struct Kubernetes {
     /// How to tell
     #[arg(short, long, default_value = "text")]
     output: Form,
+    /// Only this part
+    #[arg(long)]
+    only: Option<Part>,
     /// Name the cases and run none
     #[arg(long)]
     list: bool,
+}
+
+/// A part of the run.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The differential: every case of the tables
+    Cases,
+    /// How even connections are, beside kube-proxy alone: four minutes
+    Evenness,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -74,6 +87,17 @@ struct Run {
     failed: usize,
     seconds: f64,
     cases: Vec<Outcome>,
+    evenness: Vec<evenness::Row>,
+}
+
+impl Run {
+    fn count(&mut self, passed: bool) {
+        if passed {
+            self.passed += 1;
+        } else {
+            self.failed += 1;
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -93,15 +117,13 @@ fn main() -> ExitCode {
 fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
     let mut cases = Cases::of_repository()?;
     cases.retain(|name| asked.filters.is_empty() || asked.filters.iter().any(|text| name.contains(text)));
-    if cases.services.is_empty() && cases.changing.is_empty() {
+    if cases.is_empty() {
         bail!("no case has {} in its name; `--list` names them", asked.filters.join(" or "));
     }
     let mut out = std::io::stdout();
     if asked.list {
-        for service in cases.services.iter().chain(cases.changing.iter().flatten()) {
-            for case in &service.cases {
-                writeln!(out, "{}: {}", service.name, case.name)?;
-            }
+        for name in cases.names() {
+            writeln!(out, "{name}")?;
         }
         return Ok(true);
     }
@@ -112,18 +134,27 @@ fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
     };
     let began = Instant::now();
     let tell = |what: &str| progress(began, what);
-    let mut run = Run { passed: 0, failed: 0, seconds: 0.0, cases: Vec::new() };
-    plimsoll_e2e::differential(&arguments.program, &cases, &modes, &tell, &mut |outcome| {
-        if outcome.passed() {
-            run.passed += 1;
-        } else {
-            run.failed += 1;
+    let mut run = Run { passed: 0, failed: 0, seconds: 0.0, cases: Vec::new(), evenness: Vec::new() };
+    let text = asked.output == Form::Text;
+    let wants = |part: Part| asked.only.map_or(asked.filters.is_empty(), |only| only == part);
+    if wants(Part::Cases) || !asked.filters.is_empty() {
+        plimsoll_e2e::differential(&arguments.program, &cases, &modes, &tell, &mut |outcome| {
+            run.count(outcome.passed());
+            if text {
+                let _ = writeln!(std::io::stdout(), "{outcome}");
+            }
+            run.cases.push(outcome);
+        })?;
+    }
+    if wants(Part::Evenness) {
+        run.evenness = evenness::evenness(&arguments.program, modes[0], &tell)?;
+        for row in run.evenness.clone() {
+            run.count(row.problems.is_empty());
+            if text {
+                writeln!(out, "{row}")?;
+            }
         }
-        if asked.output == Form::Text {
-            let _ = writeln!(std::io::stdout(), "{outcome}");
-        }
-        run.cases.push(outcome);
-    })?;
+    }
     run.seconds = began.elapsed().as_secs_f64();
     if asked.output == Form::Json {
         serde_json::to_writer_pretty(&mut out, &run)?;

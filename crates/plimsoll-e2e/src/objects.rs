@@ -141,7 +141,8 @@ fn head(service: &Service) -> String {
         labels.push("service.kubernetes.io/service-proxy-name: another".into());
     }
     // Equal shares, so that few connections show all endpoints.
-    let mut annotations = String::from("plimsoll.dev/policy: equal");
+    let policy = if service.is("waterline") { "waterline" } else { "equal" };
+    let mut annotations = format!("plimsoll.dev/policy: {policy}");
     if service.is("take-over") {
         annotations.push_str(", plimsoll.dev/affinity: take-over");
     }

@@ -12,7 +12,7 @@ pub const CASES: &str = include_str!("cases.txt");
 pub const CHANGES: &str = include_str!("changes.txt");
 
 /// Words for a Service that stand alone.
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 25] = [
     "deleted",
     "disabled",
     "external-ip",
@@ -37,6 +37,7 @@ const WORDS: [&str; 24] = [
     "two-ports",
     "unlabelled",
     "unnamed",
+    "waterline",
 ];
 
 /// A transport protocol.

@@ -94,8 +94,13 @@ pub(crate) fn node_name(node: usize) -> String {
 
 impl World {
     /// Builds everything but proxies and agents. `pods` names those with servers, and their nodes; servers listen at
-    /// `ports` ports from each of [`LISTEN`] on.
-    pub(crate) fn build(program: &Path, pods: &[(String, usize)], ports: u16) -> Result<World> {
+    /// `ports` ports from each of [`LISTEN`] on. `settings` are further lines of the agents' configuration.
+    pub(crate) fn build(
+        program: &Path,
+        pods: &[(String, usize)],
+        ports: u16,
+        settings: &str,
+    ) -> Result<World> {
         let mut cluster = Cluster::new(NODES)?;
         let mut hosts = BTreeMap::new();
         for node in 0..NODES {
@@ -143,7 +148,7 @@ impl World {
         let addresses = vec![home.v4.into(), home.v6.into()];
         let plane = ControlPlane::start(Settings { addresses, ..Settings::new(&home.namespace) })?;
         let directory = tempfile::Builder::new().prefix("plimsoll-e2e-").tempdir()?;
-        let agents = agents(&cluster, &plane, program, directory.path())?;
+        let agents = agents(&cluster, &plane, program, directory.path(), settings)?;
         let world = World {
             agents,
             proxies: Vec::new(),
@@ -320,7 +325,13 @@ fn tell_all_refusals(node: &Namespace) -> Result<()> {
     Ok(node.sysctl(&[("net/ipv4/icmp_ratemask", "0"), ("net/ipv6/icmp/ratemask", "255")])?)
 }
 
-fn agents(cluster: &Cluster, plane: &ControlPlane, program: &Path, directory: &Path) -> Result<Vec<Agent>> {
+fn agents(
+    cluster: &Cluster,
+    plane: &ControlPlane,
+    program: &Path,
+    directory: &Path,
+    settings: &str,
+) -> Result<Vec<Agent>> {
     let key: PathBuf = directory.join("mesh.key");
     std::fs::write(&key, "0123456789abcdef".repeat(4) + "\n")?;
     let kubeconfig = plane.kubeconfig_for(USER, &[])?;
@@ -332,9 +343,7 @@ fn agents(cluster: &Cluster, plane: &ControlPlane, program: &Path, directory: &P
             "node: {name}\n\
              discovery: {{kubernetes: {{kubeconfig: '{kubeconfig}'}}}}\n\
              store: {{mesh: {{bind: '{address}:9653', peers: [{peers}], key_file: '{key}'}}}}\n\
-             # Dozens of connections in a moment that end at once, and then none: to the guard that can look like an\n\
-             # endpoint whose connections fail.\n\
-             balancer: {{guard: {{failures: 100, missing_connections: 50}}}}\n",
+             {settings}\n",
             name = node_name(node),
             kubeconfig = kubeconfig.display(),
             peers = peers.join(", "),

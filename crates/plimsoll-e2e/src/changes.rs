@@ -122,8 +122,7 @@ pub(crate) fn judge(changing: &[Vec<Service>], mode: Mode, alone: Changes, with:
     let cases = changing.iter().flatten().flat_map(|state| state.cases.iter().map(move |case| (state, case)));
     let outcome = |((service, case), (alone, with)): ((&Service, &Case), (Seen, Seen))| {
         let sees = of(mode, &case.sees);
-        let show_all =
-            |seen: &Seen| show(&seen.by_client.values().flat_map(|sights| sights.clone()).collect());
+        let show_all = |seen: &Seen| show(&seen.by_client.values().flat_map(Clone::clone).collect());
         let (shown, shown_with) = (show_all(&alone), show_all(&with));
         let mut problems: Vec<String> = Vec::new();
         problems.extend(alone.problems.into_iter().map(|what| format!("with kube-proxy alone, {what}")));

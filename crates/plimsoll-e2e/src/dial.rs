@@ -85,14 +85,13 @@ pub(crate) fn probe(world: &World, service: &Service, at: &At, by: &str, v6: boo
             let own = node_name(host.node);
             (of_node(node.as_ref().unwrap_or(&own))?, objects::node_port(service, at.port))
         }
-        // Nobody serves it by IPv6.
-        Place::Loopback if v6 => return Ok(None),
+        // Nobody serves the first by IPv6, and the second says the same.
+        Place::Loopback | Place::Health(_) if v6 => return Ok(None),
         Place::Loopback => (Ipv4Addr::LOCALHOST.into(), objects::node_port(service, at.port)),
         Place::Endpoint => {
             let first = service.endpoints.first().context("`endpoint` of a Service without endpoints")?;
             (of_node(&first.name)?, objects::at_endpoint(service)[0])
         }
-        Place::Health(_) if v6 => return Ok(None),
         Place::Health(node) => (of_node(node)?, objects::health_port(service)),
     };
     let is_health = matches!(at.place, Place::Health(_));
@@ -170,34 +169,34 @@ fn udp(namespace: &Namespace, probe: &Probe) -> Result<Vec<Sight>> {
     for _ in 0..probe.count {
         let socket = namespace.udp(any)?;
         let sent = socket.connect(probe.to).and_then(|()| socket.send(b"?"));
-        sockets.push((socket, sent.err()));
+        sockets.push((socket, sent));
     }
     let deadline = Instant::now() + PATIENCE;
-    sockets
-        .into_iter()
-        .map(|(socket, error)| error.map_or_else(|| hear(&socket, deadline), refusal))
-        .collect()
+    let sight =
+        |(socket, sent): (UdpSocket, io::Result<usize>)| match sent.and_then(|_| hear(&socket, deadline)) {
+            Ok(text) => answer(&text),
+            Err(error) => refusal(&error),
+        };
+    Ok(sockets.into_iter().map(sight).collect())
 }
 
-fn hear(socket: &UdpSocket, deadline: Instant) -> Result<Sight> {
+fn hear(socket: &UdpSocket, deadline: Instant) -> io::Result<String> {
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     socket.set_read_timeout(Some(left))?;
     let mut buffer = [0; 256];
-    match socket.recv(&mut buffer) {
-        Ok(length) => Ok(answer(&String::from_utf8_lossy(&buffer[..length]))),
-        Err(error) => refusal(error),
-    }
+    let length = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
-fn refusal(error: io::Error) -> Result<Sight> {
+fn refusal(error: &io::Error) -> Sight {
     match error.kind() {
         // On the node itself the rule that refuses is met while sending.
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::PermissionDenied => Ok(Sight::Refused),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::PermissionDenied => Sight::Refused,
         io::ErrorKind::WouldBlock
         | io::ErrorKind::TimedOut
         | io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable => Ok(Sight::Silence),
-        _ => Ok(Sight::Broken(error.to_string())),
+        | io::ErrorKind::NetworkUnreachable => Sight::Silence,
+        _ => Sight::Broken(error.to_string()),
     }
 }
 

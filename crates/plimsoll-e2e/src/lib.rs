@@ -14,6 +14,7 @@ mod differential;
 mod changes;
 pub mod flows;
 pub mod evenness;
+pub mod chaos;
 
 use std::path::Path;
 
@@ -24,7 +25,7 @@ use differential::{Differential, followed, publish};
 use flows::Flow;
 use report::Outcome;
 use table::Service;
-use world::{NODES, World};
+use world::{World, two_pods_on_each};
 
 /// Dozens of connections in a moment, and then none: to the guard that can look like an endpoint whose connections do
 /// not last.
@@ -97,7 +98,7 @@ pub fn differential(
     tell("a control plane, three nodes and their pods start");
     let services = cases.at_first();
     let ports = 1 + services.iter().map(|service| service.number).max().unwrap_or_default();
-    let mut world = World::build(program, &pods(), u16::try_from(ports)?, PATIENT_GUARD)?;
+    let mut world = World::build(program, &two_pods_on_each(), u16::try_from(ports)?, PATIENT_GUARD)?;
     publish(&world, &services)?;
     for mode in modes {
         let tell = |what: &str| tell(&format!("{}: {what}", mode.name()));
@@ -119,10 +120,4 @@ pub fn differential(
         world.stop_agents()?;
     }
     Ok(())
-}
-
-/// The pods with servers: two on each node.
-fn pods() -> Vec<(String, usize)> {
-    let pods = (0..NODES).flat_map(|node| ["a", "b"].map(|name| (format!("p{}{name}", node + 1), node)));
-    pods.collect()
 }

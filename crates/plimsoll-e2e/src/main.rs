@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use plimsoll_e2e::report::Outcome;
-use plimsoll_e2e::{Cases, evenness};
+use plimsoll_e2e::{Cases, chaos, evenness};
 use plimsoll_lab::control_plane::Mode;
 use serde::Serialize;
 
@@ -66,6 +66,8 @@ enum Part {
     Cases,
     /// How even connections are, beside kube-proxy alone: four minutes
     Evenness,
+    /// Everything goes wrong once, under load: four minutes
+    Chaos,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -88,6 +90,7 @@ struct Run {
     seconds: f64,
     cases: Vec<Outcome>,
     evenness: Vec<evenness::Row>,
+    chaos: Vec<chaos::Row>,
 }
 
 impl Run {
@@ -134,7 +137,14 @@ fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
     };
     let began = Instant::now();
     let tell = |what: &str| progress(began, what);
-    let mut run = Run { passed: 0, failed: 0, seconds: 0.0, cases: Vec::new(), evenness: Vec::new() };
+    let mut run = Run {
+        passed: 0,
+        failed: 0,
+        seconds: 0.0,
+        cases: Vec::new(),
+        evenness: Vec::new(),
+        chaos: Vec::new(),
+    };
     let text = asked.output == Form::Text;
     let wants = |part: Part| asked.only.map_or(asked.filters.is_empty(), |only| only == part);
     if wants(Part::Cases) || !asked.filters.is_empty() {
@@ -154,6 +164,15 @@ fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
                 writeln!(out, "{row}")?;
             }
         }
+    }
+    if wants(Part::Chaos) {
+        chaos::chaos(&arguments.program, modes[0], &tell, &mut |row| {
+            run.count(row.problems.is_empty());
+            if text {
+                let _ = writeln!(std::io::stdout(), "{row}");
+            }
+            run.chaos.push(row);
+        })?;
     }
     run.seconds = began.elapsed().as_secs_f64();
     if asked.output == Form::Json {

@@ -92,6 +92,12 @@ pub(crate) fn node_name(node: usize) -> String {
     format!("n{}", node + 1)
 }
 
+/// The pods with servers that most parts use: two on each node.
+pub(crate) fn two_pods_on_each() -> Vec<(String, usize)> {
+    let pods = (0..NODES).flat_map(|node| ["a", "b"].map(|name| (format!("p{}{name}", node + 1), node)));
+    pods.collect()
+}
+
 impl World {
     /// Builds everything but proxies and agents. `pods` names those with servers, and their nodes; servers listen at
     /// `ports` ports from each of [`LISTEN`] on. `settings` are further lines of the agents' configuration.
@@ -183,15 +189,15 @@ impl World {
             let head = format!(
                 "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\n"
             );
-            let _ = write!(
+            let _ = writeln!(
                 objects,
-                "{head}spec: {{nodeName: {}, containers: [{{name: server, image: none}}]}}\n",
+                "{head}spec: {{nodeName: {}, containers: [{{name: server, image: none}}]}}",
                 node_name(*node)
             );
-            let _ = write!(
+            let _ = writeln!(
                 statuses,
                 "{head}status: {{phase: Running, podIP: {v4}, podIPs: [{{ip: {v4}}}, {{ip: '{v6}'}}], \
-                 conditions: [{{type: Ready, status: 'True'}}]}}\n"
+                 conditions: [{{type: Ready, status: 'True'}}]}}"
             );
         }
         let kubectl = self.kubectl();

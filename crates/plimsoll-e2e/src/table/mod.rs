@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result, bail};
 use plimsoll_lab::control_plane::Mode;
 
 /// The table of the repository.
-pub const CASES: &str = include_str!("cases.txt");
+pub const CASES: &str = include_str!("../cases.txt");
 
 /// The table of Services that change.
-pub const CHANGES: &str = include_str!("changes.txt");
+pub const CHANGES: &str = include_str!("../changes.txt");
 
 /// Words for a Service that stand alone.
 const WORDS: [&str; 25] = [

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use plimsoll_lab::control_plane::Mode;
 
-use crate::dial::{Probe, Sights, dial, probe};
+use crate::dial::{Sights, dial, probe};
 use crate::differential::publish;
 use crate::judge::{essence, noted, show, unexpected, wrongly_served};
 use crate::objects::NAMESPACE;
 use crate::report::Outcome;
 use crate::table::{Case, Service, of};
-use crate::witness;
-use crate::world::World;
+use crate::witness::{self, Key};
+use crate::world::{NODES, World};
 
 /// How long a change may take until all clients see it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -88,21 +88,30 @@ fn come_to_hold(
 
 fn look(world: &World, service: &Service, case: &Case, mode: Mode, with_plimsoll: bool) -> Result<Seen> {
     let (sees, served) = (of(mode, &case.sees), *of(mode, &case.served));
-    let mut seen = Seen { by_client: BTreeMap::new(), problems: Vec::new() };
+    let mut probes = Vec::new();
     for by in &case.by {
         for v6 in [false, true] {
             for at in &case.at {
-                let Some(probe) = probe(world, service, at, by, v6)? else { continue };
-                let before = noted_of(world, &probe)?;
-                let sights = dial(world, &probe)?;
-                let noted = noted_of(world, &probe)? - before;
-                let problem = wrongly_served(served, with_plimsoll, noted);
-                seen.problems.extend(problem.map(|what| format!("{by} to {}: {what}", probe.to)));
-                let all = seen.by_client.entry((by.clone(), v6)).or_default();
-                for (sight, count) in sights {
-                    *all.entry(sight).or_default() += count;
-                }
+                probes.extend(probe(world, service, at, by, v6)?);
             }
+        }
+    }
+    let before = passed(world)?;
+    let sights = std::thread::scope(|scope| {
+        let dialling: Vec<_> = probes.iter().map(|probe| scope.spawn(move || dial(world, probe))).collect();
+        let sights = dialling.into_iter().map(|thread| thread.join().expect("dialling does not panic"));
+        sights.collect::<Result<Vec<_>>>()
+    })?;
+    let after = passed(world)?;
+    let mut seen = Seen { by_client: BTreeMap::new(), problems: Vec::new() };
+    for (probe, sights) in probes.iter().zip(sights) {
+        let (node, key) = noted(world, probe)?;
+        let [before, after] = [&before, &after].map(|all| all[node].get(&key).copied().unwrap_or_default());
+        let problem = wrongly_served(served, with_plimsoll, after - before);
+        seen.problems.extend(problem.map(|what| format!("{} to {}: {what}", probe.by, probe.to)));
+        let all = seen.by_client.entry((probe.by.clone(), probe.to.is_ipv6())).or_default();
+        for (sight, count) in sights {
+            *all.entry(sight).or_default() += count;
         }
     }
     for ((by, _), sights) in &seen.by_client {
@@ -112,9 +121,9 @@ fn look(world: &World, service: &Service, case: &Case, mode: Mode, with_plimsoll
     Ok(seen)
 }
 
-fn noted_of(world: &World, probe: &Probe) -> Result<u64> {
-    let (node, key) = noted(world, probe)?;
-    Ok(witness::passed(world.node(node))?.get(&key).copied().unwrap_or_default())
+/// What was left to kube-proxy so far, by node.
+fn passed(world: &World) -> Result<Vec<BTreeMap<Key, u64>>> {
+    (0..NODES).map(|node| witness::passed(world.node(node))).collect()
 }
 
 /// What came of each case, from what was seen with kube-proxy alone and with Plimsoll.

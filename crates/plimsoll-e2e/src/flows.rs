@@ -21,12 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How soon Plimsoll serves, or serves no more, after the label changed.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// The seconds of the affinity that is waited out.
-const AFFINITY: u64 = 2;
+const AFFINITY: u64 = 5;
 
 const SERVICES: &str = "
 service udp-flow-of-a-removed-endpoint | udp single-v4 | p1a p2a
 service udp-flow-of-a-terminating-endpoint | udp single-v4 | p1a p2a
-service affinity-that-ends | affinity=2 take-over single-v4 | p1a p2a
+service affinity-that-ends | affinity=5 take-over single-v4 | p1a p2a
 service the-label-under-load | node-port single-v4 | p1a p2a
 ";
 
@@ -109,7 +109,7 @@ fn ask(socket: &UdpSocket) -> Option<String> {
 fn flow(world: &World, service: &Service) -> Result<(UdpSocket, String)> {
     let socket = world.host("c1")?.at.namespace.udp("0.0.0.0:0".parse()?)?;
     socket.connect(SocketAddr::new(objects::cluster_ip(service, false), PORTS[0]))?;
-    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     let mut first = None;
     plimsoll_lab::eventually(PATIENCE, || {
         first = ask(&socket);
@@ -192,8 +192,8 @@ fn affinity_ends(world: &World, service: &Service, _: bool) -> Result<Told> {
         }
     }
     let mut changed = 0;
-    for _ in 0..4 {
-        std::thread::sleep(Duration::from_millis(1_000 * AFFINITY + 1_500));
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_secs(AFFINITY + 1));
         let next = choices()?;
         changed += next.iter().zip(&last).filter(|(next, last)| next != last).count();
         last = next;

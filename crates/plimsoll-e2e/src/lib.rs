@@ -114,8 +114,8 @@ pub fn differential(
         differential.with_plimsoll(&world)?.into_iter().for_each(&mut *done);
         tell("Services change with Plimsoll in front");
         let changed_again = changes::run(&world, &cases.changing, *mode, true)?;
-        changes::judge(&cases.changing, *mode, changed, changed_again).into_iter().for_each(&mut *done);
         let flowed_again = flows::run(&world, &cases.flows, true)?;
+        changes::judge(&cases.changing, *mode, changed, changed_again).into_iter().for_each(&mut *done);
         flows::judge(&cases.flows, *mode, flowed, flowed_again).into_iter().for_each(&mut *done);
         world.stop_agents()?;
     }

@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use plimsoll_api::Status;
 use plimsoll_lab::cluster::{self, Cluster};
 use plimsoll_lab::control_plane::{ControlPlane, KubeProxy, Kubectl, Mode, Settings};
 use plimsoll_lab::namespace::Namespace;
@@ -285,17 +285,16 @@ impl World {
     /// Waits until each agent has put so many Services into the kernel.
     pub(crate) fn wait_for_services(&mut self, services: usize) -> Result<()> {
         for agent in &mut self.agents {
-            let began = std::time::Instant::now();
-            let known = |status: &Status| {
+            agent.wait(&format!("ready with {services} Services"), |status| {
                 let peers = status.nodes.len() >= NODES - 1;
                 status.ready && peers && status.services.len() == services
-            };
-            agent.wait(&format!("ready with {services} Services"), known)?;
-            let known_after = began.elapsed().as_secs_f64();
-            // What it knows is in the kernel with its next plan.
+            })?;
+        }
+        // What all know is in the kernels with the next plan of each.
+        let known = Instant::now();
+        for agent in &mut self.agents {
             agent.wait("done with a plan for them", |status| {
-                let since = began.elapsed().as_secs_f64() - known_after;
-                status.plan_age_seconds.is_some_and(|age| age < since)
+                status.plan_age_seconds.is_some_and(|age| age < known.elapsed().as_secs_f64())
             })?;
         }
         Ok(())

@@ -8,6 +8,7 @@ mod control_plane;
 mod test;
 mod demo;
 mod bench;
+mod e2e;
 mod figures;
 mod sim;
 mod licences;
@@ -38,6 +39,7 @@ enum Command {
     Tidy(tidy::Arguments),
     Licences(licences::Arguments),
     Bench(bench::Arguments),
+    E2e(e2e::Arguments),
     Figures(figures::Arguments),
     Sim(sim::Arguments),
     Fuzz(fuzz::Arguments),
@@ -64,6 +66,7 @@ fn command() -> Result<()> {
         Command::Tidy(arguments) => tidy::tidy(&arguments),
         Command::Licences(arguments) => licences::licences(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
+        Command::E2e(arguments) => e2e::e2e(&arguments),
         Command::Figures(arguments) => figures::figures(&arguments),
         Command::Sim(arguments) => sim::sim(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),

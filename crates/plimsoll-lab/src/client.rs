@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::namespace::Namespace;
@@ -57,9 +58,9 @@ pub fn held(count: usize, to: SocketAddr) -> impl Iterator<Item = Arrival> + Sen
 pub enum End {
     /// Served as asked, or held until the client stopped.
     Served,
-    /// RST instead of a connection.
+    /// RST, or the word that nobody listens, instead of a connection.
     Refused,
-    /// No connection in time.
+    /// No connection in time, or no way there.
     Unanswered,
     /// RST while it was open.
     Reset,
@@ -284,9 +285,11 @@ impl Calling {
                     Call { stream, begun, service, connected: false, received, endpoint: None },
                 );
             }
-            _ => {
+            stream => {
                 self.shared.failed.fetch_add(1, Ordering::SeqCst);
-                self.outcomes.push(Outcome { endpoint: None, begun, ended: begun, end: End::Impossible });
+                let refused = stream.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+                let end = if refused { End::Refused } else { End::Impossible };
+                self.outcomes.push(Outcome { endpoint: None, begun, ended: begun, end });
             }
         }
     }
@@ -294,8 +297,10 @@ impl Calling {
     fn serve(&mut self, token: u64) {
         let Some(call) = self.calls.get_mut(&token) else { return };
         if !call.connected {
-            if !matches!(rustix::net::sockopt::socket_error(&call.stream), Ok(Ok(()))) {
-                return self.end(token, End::Refused);
+            match rustix::net::sockopt::socket_error(&call.stream) {
+                Ok(Ok(())) => {}
+                Ok(Err(Errno::CONNREFUSED)) => return self.end(token, End::Refused),
+                _ => return self.end(token, End::Unanswered),
             }
             call.connected = true;
             self.shared.connecting.fetch_sub(1, Ordering::SeqCst);
@@ -376,7 +381,7 @@ fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     match rustix::net::connect(&socket, &to) {
-        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(TcpStream::from(socket)),
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(TcpStream::from(socket)),
         Err(errno) => Err(errno.into()),
     }
 }

@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod proxy;
 pub mod server;
 pub mod client;
+pub mod sctp;
 pub mod control_plane;
 
 pub use needs::available;

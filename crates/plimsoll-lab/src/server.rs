@@ -3,7 +3,8 @@
 //! The protocol, over TCP: the server greets with its name (one byte length, then the name). A client may then send
 //! requests of four bytes, a service time in microseconds (big endian); each is answered by one byte once that time,
 //! multiplied by the server's current factor, has passed. `u32::MAX` is never answered. Over UDP each datagram is
-//! answered by the name.
+//! answered by the name. A server that tells its clients' addresses adds the client's address, as it sees it, to its
+//! name, after a space.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -83,7 +84,17 @@ pub struct Server {
 impl Server {
     /// Listens inside the namespace at all these addresses, by TCP and by UDP.
     pub fn start(namespace: &Namespace, name: &str, addresses: &[SocketAddr]) -> io::Result<Server> {
+        Server::start_with(namespace, Greeting { name: name.into(), tells_address: false }, addresses)
+    }
+
+    /// The same, for a server that tells each client the address that it sees it at.
+    pub fn start_telling(namespace: &Namespace, name: &str, addresses: &[SocketAddr]) -> io::Result<Server> {
+        Server::start_with(namespace, Greeting { name: name.into(), tells_address: true }, addresses)
+    }
+
+    fn start_with(namespace: &Namespace, greeting: Greeting, addresses: &[SocketAddr]) -> io::Result<Server> {
         raise_descriptor_limit();
+        let name = greeting.name.clone();
         let shared = Arc::new(Shared {
             accepted: AtomicU64::new(0),
             open: AtomicU64::new(0),
@@ -95,8 +106,8 @@ impl Server {
         let (poll, waker) = Poll::new()?;
         let (started, start) = mpsc::channel();
         let thread = {
-            let (shared, name, addresses) = (Arc::clone(&shared), name.to_string(), addresses.to_vec());
-            namespace.spawn(&name.clone(), move || match Serving::new(poll, shared, &name, addresses) {
+            let (shared, addresses) = (Arc::clone(&shared), addresses.to_vec());
+            namespace.spawn(&name, move || match Serving::new(poll, shared, greeting, addresses) {
                 Ok(mut serving) => {
                     let _ = started.send(Ok(()));
                     serving.run();
@@ -107,7 +118,7 @@ impl Server {
             })?
         };
         start.recv().unwrap_or_else(|_| Err(io::Error::other("the server's thread ended at once")))?;
-        Ok(Server { name: name.to_string(), shared, waker, thread: Some(thread) })
+        Ok(Server { name, shared, waker, thread: Some(thread) })
     }
 
     /// The name it greets with.
@@ -161,6 +172,18 @@ impl Drop for Server {
     }
 }
 
+/// What a client is told first.
+struct Greeting {
+    name: String,
+    tells_address: bool,
+}
+
+impl Greeting {
+    fn to(&self, client: SocketAddr) -> String {
+        if self.tells_address { format!("{} {}", self.name, client.ip()) } else { self.name.clone() }
+    }
+}
+
 struct Connection {
     stream: TcpStream,
     request: Vec<u8>,
@@ -174,7 +197,7 @@ enum Socket {
 struct Serving {
     poll: Poll,
     shared: Arc<Shared>,
-    greeting: Vec<u8>,
+    greeting: Greeting,
     addresses: Vec<SocketAddr>,
     sockets: HashMap<u64, Socket>,
     connections: HashMap<u64, Connection>,
@@ -187,11 +210,15 @@ struct Serving {
 }
 
 impl Serving {
-    fn new(poll: Poll, shared: Arc<Shared>, name: &str, addresses: Vec<SocketAddr>) -> io::Result<Serving> {
-        let length =
-            u8::try_from(name.len()).map_err(|_| io::Error::other("a name has at most 255 bytes"))?;
-        let mut greeting = vec![length];
-        greeting.extend_from_slice(name.as_bytes());
+    fn new(
+        poll: Poll,
+        shared: Arc<Shared>,
+        greeting: Greeting,
+        addresses: Vec<SocketAddr>,
+    ) -> io::Result<Serving> {
+        if greeting.name.len() > 200 {
+            return Err(io::Error::other("a name has at most 200 bytes"));
+        }
         let mut serving = Serving {
             poll,
             shared,
@@ -292,11 +319,11 @@ impl Serving {
                 let mut accepted = Vec::new();
                 // Bounded, so that answers are not late while connections pour in.
                 while accepted.len() < 256 {
-                    let Ok((stream, _)) = listener.accept() else { break };
-                    accepted.push(stream);
+                    let Ok(connection) = listener.accept() else { break };
+                    accepted.push(connection);
                 }
-                for stream in accepted {
-                    self.accept(stream);
+                for (stream, client) in accepted {
+                    self.accept(stream, client);
                 }
             }
             Some(Socket::Datagrams(socket)) => {
@@ -304,14 +331,14 @@ impl Serving {
                 while let Ok((_, from)) = socket.recv_from(&mut buffer) {
                     // Counted first: whoever has the answer finds it counted.
                     self.shared.datagrams.fetch_add(1, Ordering::SeqCst);
-                    let _ = socket.send_to(&self.greeting[1..], from);
+                    let _ = socket.send_to(self.greeting.to(from).as_bytes(), from);
                 }
             }
             None => {}
         }
     }
 
-    fn accept(&mut self, mut stream: TcpStream) {
+    fn accept(&mut self, mut stream: TcpStream, client: SocketAddr) {
         self.shared.accepted.fetch_add(1, Ordering::SeqCst);
         let behaviour = self.behaviour();
         if behaviour == Behaviour::CloseAtOnce as u8 {
@@ -322,8 +349,11 @@ impl Serving {
         }
         // Counted first: whoever is greeted finds the connection counted.
         self.shared.open.fetch_add(1, Ordering::SeqCst);
+        let greeting = self.greeting.to(client);
+        let mut bytes = vec![greeting.len() as u8];
+        bytes.extend_from_slice(greeting.as_bytes());
         let ready = stream.set_nonblocking(true).is_ok()
-            && (behaviour == Behaviour::Silent as u8 || stream.write_all(&self.greeting).is_ok());
+            && (behaviour == Behaviour::Silent as u8 || stream.write_all(&bytes).is_ok());
         let token = self.token();
         if ready && self.poll.add(&stream, token, EventFlags::IN).is_ok() {
             self.connections.insert(token, Connection { stream, request: Vec::new() });

@@ -1,8 +1,7 @@
 //! SCTP by raw packets: the kernel tracks and translates it even where it has no SCTP sockets.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use plimsoll_core::plan::{Change, Plan};
@@ -11,78 +10,13 @@ use plimsoll_core::table::{Choose, KeyEntry, Masquerade, ServiceTable, Weighted}
 use plimsoll_dataplane::Dataplane;
 use plimsoll_dataplane::nftables::{Config, NftablesDataplane, Setup, Terms};
 use plimsoll_lab::cluster::{Cluster, Host};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use plimsoll_lab::sctp::{Packet, Raw};
 
 use crate::stage::{SOON, find, vip};
 
 const PORT: u16 = 9000;
-const INIT: u8 = 1;
-const INIT_ACK: u8 = 2;
 /// Associations that are opened.
 const ASSOCIATIONS: u16 = 32;
-
-/// A packet of one INIT or INIT ACK chunk; the tag of one is what the other is to be verified by.
-fn packet(from: u16, to: u16, chunk: u8, tag: u32) -> Vec<u8> {
-    let mut packet = Vec::new();
-    packet.extend(from.to_be_bytes());
-    packet.extend(to.to_be_bytes());
-    packet.extend(if chunk == INIT { 0 } else { tag }.to_be_bytes());
-    packet.extend([0; 4]);
-    packet.extend([chunk, 0, 0, 20]);
-    packet.extend((tag + u32::from(chunk == INIT_ACK)).to_be_bytes());
-    packet.extend([0, 0, 0x20, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
-    let sum = checksum(&packet);
-    packet[8..12].copy_from_slice(&sum.to_le_bytes());
-    packet
-}
-
-/// CRC-32C, as RFC 9260 asks for.
-fn checksum(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ (0x82f6_3b78 & 0_u32.wrapping_sub(sum & 1)))
-    })
-}
-
-fn is_sound(packet: &[u8]) -> bool {
-    let mut zeroed = packet.to_vec();
-    zeroed[8..12].fill(0);
-    packet[8..12] == checksum(&zeroed).to_le_bytes()
-}
-
-/// Raw SCTP at a host.
-struct Raw {
-    socket: OwnedFd,
-    v6: bool,
-}
-
-impl Raw {
-    fn open(host: &Host, v6: bool) -> Raw {
-        let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
-        let protocol = rustix::net::ipproto::SCTP;
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let open = || rustix::net::socket_with(family, SocketType::RAW, flags, Some(protocol));
-        Raw { socket: host.namespace.run(open).unwrap(), v6 }
-    }
-
-    fn send(&self, packet: &[u8], to: IpAddr) {
-        rustix::net::sendto(&self.socket, packet, SendFlags::empty(), &SocketAddr::new(to, 0)).unwrap();
-    }
-
-    /// The packets that are there, with their senders.
-    fn receive(&self) -> Vec<(IpAddr, Vec<u8>)> {
-        let mut packets = Vec::new();
-        let mut buffer = [0; 2048];
-        while let Ok((length, _, from)) = rustix::net::recvfrom(&self.socket, &mut buffer, RecvFlags::empty())
-        {
-            // In front of IPv4 there is its header, of four times the low half of the first byte.
-            let header = if self.v6 { 0 } else { usize::from(buffer[0] & 0xf) * 4 };
-            let from = SocketAddr::try_from(from.unwrap()).unwrap().ip();
-            packets.push((from, buffer[header..length].to_vec()));
-        }
-        packets
-    }
-}
 
 fn associations_follow_the_weights(v6: bool) {
     if !plimsoll_lab::available(&["ip", "conntrack"]) {
@@ -124,30 +58,26 @@ fn associations_follow_the_weights(v6: bool) {
     };
     dataplane.apply(&plan).unwrap();
 
-    let servers: Vec<Raw> = hosts.iter().map(|host| Raw::open(host, v6)).collect();
-    let client = Raw::open(&caller, v6);
+    let servers: Vec<Raw> = hosts.iter().map(|host| Raw::open(&host.namespace, v6).unwrap()).collect();
+    let client = Raw::open(&caller.namespace, v6).unwrap();
     for from in 0..ASSOCIATIONS {
-        client.send(&packet(5000 + from, 80, INIT, 1000 + u32::from(from)), vip(v6).ip());
+        client.send(&Packet::init(5000 + from, 80, 1000 + u32::from(from)), vip(v6).ip()).unwrap();
     }
     let mut served: BTreeMap<usize, usize> = BTreeMap::new();
     let mut answered = 0;
     let deadline = Instant::now() + SOON;
     while answered < usize::from(ASSOCIATIONS) && Instant::now() < deadline {
-        let mut ready: Vec<PollFd<'_>> =
-            servers.iter().chain([&client]).map(|raw| PollFd::new(&raw.socket, PollFlags::IN)).collect();
-        poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 50_000_000 })).unwrap();
+        // What is translated with a wrong checksum is not received.
         for (i, server) in servers.iter().enumerate() {
-            for (from, init) in server.receive() {
-                assert!(is_sound(&init), "translated with a wrong checksum");
-                assert_eq!(u16::from_be_bytes([init[2], init[3]]), PORT);
-                let port = u16::from_be_bytes([init[0], init[1]]);
-                let tag = u32::from_be_bytes([init[16], init[17], init[18], init[19]]);
-                server.send(&packet(PORT, port, INIT_ACK, tag), from);
+            for (from, init) in server.receive().0 {
+                assert_eq!(init.to, PORT);
+                server.send(&init.acknowledgement(&[]), from).unwrap();
                 *served.entry(i).or_default() += 1;
             }
         }
-        for (from, ack) in client.receive().into_iter().filter(|(_, packet)| packet[12] == INIT_ACK) {
-            assert_eq!((from, u16::from_be_bytes([ack[0], ack[1]])), (vip(v6).ip(), 80));
+        client.wait(Duration::from_millis(10));
+        for (from, ack) in client.receive().0.into_iter().filter(|(_, packet)| packet.acknowledges) {
+            assert_eq!((from, ack.from), (vip(v6).ip(), 80));
             answered += 1;
         }
     }

@@ -129,12 +129,13 @@ impl KubeProxy {
 
 fn has_synced(namespace: &Namespace) -> bool {
     let Ok(metrics) = metrics(namespace) else { return false };
-    let mut times = metrics
-        .lines()
-        .filter(|line| line.starts_with(SYNCED))
-        .map(|line| line.rsplit(' ').next().and_then(|time| time.parse::<f64>().ok()))
-        .peekable();
-    times.peek().is_some() && times.all(|time| time.is_some_and(|time| time > 0.0))
+    // One comes after the other.
+    ["IPv4", "IPv6"].iter().all(|family| {
+        let of_family = |line: &&str| line.starts_with(SYNCED) && line.contains(family);
+        let line = metrics.lines().find(of_family);
+        let time = line.and_then(|line| line.rsplit(' ').next()).and_then(|time| time.parse::<f64>().ok());
+        time.is_some_and(|time| time > 0.0)
+    })
 }
 
 fn metrics(namespace: &Namespace) -> std::io::Result<String> {

@@ -13,7 +13,7 @@ use plimsoll_lab::client::{self, Client, End, Limits};
 use plimsoll_lab::cluster::{Cluster, Host};
 use plimsoll_lab::namespace::Namespace;
 use plimsoll_lab::server::{Behaviour, Close, Server};
-use plimsoll_lab::{available, eventually, proxy};
+use plimsoll_lab::{available, eventually, proxy, sctp};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -51,6 +51,37 @@ fn everybody_reaches_endpoints_directly_in_both_families() {
 
 fn served_once(to: SocketAddr) -> impl Iterator<Item = client::Arrival> + Send {
     std::iter::once(client::Arrival { at: Duration::ZERO, to, service: Some(Duration::from_millis(1)) })
+}
+
+#[test]
+fn servers_tell_whom_they_see() {
+    if !available(&["ip"]) {
+        return;
+    }
+    let mut cluster = Cluster::new(1).unwrap();
+    let host = cluster.add_endpoint(0).unwrap();
+    let caller = cluster.add_endpoint(0).unwrap();
+    let _server = Server::start_telling(&host.namespace, "e", &both(&host, 8080)).unwrap();
+    let _sctp = sctp::Server::start(&host.namespace, "e", 8080..8081).unwrap();
+    for to in both(&host, 8080) {
+        let expected = format!("e {}", caller.address_like(to.ip()));
+        let outcomes = Client::start(&caller.namespace, served_once(to), Limits::default()).unwrap().join();
+        assert_eq!(outcomes[0].endpoint.as_deref(), Some(expected.as_str()));
+
+        let socket = caller.namespace.udp(at(&caller, to.is_ipv6(), 0)).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        socket.send_to(b"?", to).unwrap();
+        let mut buffer = [0; 100];
+        let length = socket.recv(&mut buffer).unwrap();
+        assert_eq!(std::str::from_utf8(&buffer[..length]).unwrap(), expected);
+
+        let answers = sctp::dial(&caller.namespace, to, 5000, 3, SOON).unwrap();
+        assert_eq!(answers, vec![sctp::Answer::Cookie(expected); 3]);
+    }
+    // Nobody listens on the node.
+    let nobody = at(&cluster.nodes[0].host, false, 8080);
+    let answers = sctp::dial(&caller.namespace, nobody, 5000, 1, Duration::from_millis(300)).unwrap();
+    assert!(!matches!(answers[0], sctp::Answer::Cookie(_)), "{answers:?}");
 }
 
 #[test]

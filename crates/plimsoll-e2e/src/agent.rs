@@ -1,0 +1,153 @@
+//! An agent: the real program, in a node's namespace.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use plimsoll_api::Status;
+use plimsoll_lab::namespace::Namespace;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long an agent may take to become ready, to follow, or to stop.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+const API: ([u8; 4], u16) = ([127, 0, 0, 1], 9653);
+
+/// An agent; it is killed when this is dropped.
+pub(crate) struct Agent {
+    namespace: Namespace,
+    program: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Agent {
+    /// One that is still to be started.
+    pub(crate) fn new(
+        namespace: &Namespace,
+        program: &Path,
+        directory: &Path,
+        node: &str,
+        config: &str,
+    ) -> Result<Agent> {
+        let file = directory.join(format!("agent-{node}.yaml"));
+        std::fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(Agent {
+            namespace: namespace.clone(),
+            program: program.to_owned(),
+            log: file.with_extension("log"),
+            config: file,
+            child: None,
+        })
+    }
+
+    /// Starts it, without waiting for anything.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let mut command = Command::new(&self.program);
+        command.arg("agent").arg("--config").arg(&self.config);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        for variable in ["PLIMSOLL_CONFIG", "PLIMSOLL_NODE", "PLIMSOLL_LOG"] {
+            command.env_remove(variable);
+        }
+        let child = self.namespace.start(&mut command);
+        self.child = Some(child.with_context(|| format!("cannot start {}", self.program.display()))?);
+        Ok(())
+    }
+
+    /// Waits until something holds of its status.
+    pub(crate) fn wait(&mut self, what: &str, holds: impl Fn(&Status) -> bool) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if status.as_ref().is_ok_and(&holds) {
+                return Ok(());
+            }
+            let child = self.child.as_mut().context("the agent does not run")?;
+            let ended = child.try_wait()?;
+            if ended.is_some() || Instant::now() >= deadline {
+                bail!(
+                    "the agent of {} is not {what} (its process: {}): {status:?}; its log ends:\n{}",
+                    self.namespace.name(),
+                    ended.map_or("running".into(), |status| status.to_string()),
+                    self.log_tail()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What it says of itself.
+    pub(crate) fn status(&self) -> Result<Status> {
+        let body = self.namespace.run(|| ask("/v1/status"))?;
+        serde_json::from_str(&body).with_context(|| format!("no status: {body}"))
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().context("the agent does not run")?;
+        Ok(kill_process(Pid::from_child(child), signal)?)
+    }
+
+    /// Asks it to end, and waits for that.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        self.end(Signal::TERM)
+    }
+
+    /// Ends it with this signal, and waits for that.
+    pub(crate) fn end(&mut self, signal: Signal) -> Result<()> {
+        self.signal(signal)?;
+        let mut child = self.child.take().context("the agent does not run")?;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if child.try_wait()?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.child = Some(child);
+        bail!("an agent did not end; its log ends:\n{}", self.log_tail())
+    }
+
+    /// The last lines of its log.
+    pub(crate) fn log_tail(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().filter(|line| !line.contains("config=")).collect();
+        lines[lines.len().saturating_sub(15)..].join("\n")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The body of a page, asked for from the namespace of the calling thread.
+fn ask(path: &str) -> Result<String> {
+    let (status, body) = get(SocketAddr::from(API), path)?;
+    if status != 200 {
+        bail!("the agent answered {status}: {body}");
+    }
+    Ok(body)
+}
+
+/// One request by HTTP from the namespace of the calling thread: status and body.
+pub(crate) fn get(to: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    // By HTTP/1.0, so that the answer is neither in chunks nor followed by others.
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: {to}\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (header, body) = text.split_once("\r\n\r\n").with_context(|| format!("not HTTP: {text}"))?;
+    let status = header.split(' ').nth(1).and_then(|word| word.parse().ok());
+    Ok((status.with_context(|| format!("not HTTP: {header}"))?, body.to_owned()))
+}

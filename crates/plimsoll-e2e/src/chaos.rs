@@ -1,0 +1,322 @@
+//! Everything goes wrong once, under load: the same load to a Service that kube-proxy serves alone and to one that
+//! Plimsoll serves, so that each fault meets both. No connection may fail that did not fail with kube-proxy alone.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use plimsoll_lab::client::{Client, Limits, poisson};
+use plimsoll_lab::control_plane::Mode;
+use plimsoll_lab::random::Random;
+use rustix::process::Signal;
+use serde::Serialize;
+
+use crate::differential::{followed, publish};
+use crate::objects::{self, PORTS};
+use crate::table::{self, Service};
+use crate::witness;
+use crate::world::{NODES, World, node_name, two_pods_on_each};
+
+/// Connections per second of each client to each Service.
+const RATE: f64 = 25.0;
+/// The load ends by itself, whatever happens.
+const LENGTH: Duration = Duration::from_mins(12);
+/// How long most connections live, and how long a few do.
+const SHORT: Duration = Duration::from_millis(50);
+const LONG: Duration = Duration::from_secs(5);
+/// How long the API server is away.
+const AWAY: Duration = Duration::from_mins(1);
+/// Longer than a lease.
+const HUNG: Duration = Duration::from_secs(13);
+/// How soon Plimsoll serves again after a fault.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// With dozens of connections per second nothing for so long means that none is left to kube-proxy.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// The Services while nothing happens; the first is kube-proxy's, the second ours.
+const CALM: &str = "p1a p1b p2a p2b p3a";
+/// A rolling update, step by step: the new ones come, the old ones terminate, and go.
+const ROLLING: [&str; 4] = [
+    "p1a p1b p2a p2b p3a p3b/unready",
+    "p1a/terminating p1b p2a p2b p3a p3b",
+    "p1b/terminating p2a/terminating p2b p3a p3b",
+    "p2b p3a p3b",
+];
+
+type Fault = fn(&mut World, &mut Scene) -> Result<()>;
+
+const FAULTS: [(&str, Fault); 11] = [
+    ("nothing", |_, _| wait(Duration::from_secs(5))),
+    ("watches cut at random", watches_cut),
+    ("API server away for 60 s", api_server_away),
+    ("etcd restarted", etcd_restarted),
+    ("agent killed", agent_killed),
+    ("agent hung for 13 s", agent_hung),
+    ("kube-proxy killed and restarted", kube_proxy_killed),
+    ("ruleset flushed", ruleset_flushed),
+    ("rolling update of the agents", agents_rolled),
+    ("rolling update of the endpoints", endpoints_rolled),
+    ("node drained and removed", node_removed),
+];
+
+/// What a fault did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Which.
+    pub fault: &'static str,
+    /// Connections opened meanwhile, at each of both Services.
+    pub opened: [u64; 2],
+    /// Connections that failed meanwhile: with kube-proxy alone, with Plimsoll in front.
+    pub failed: [u64; 2],
+    /// Connections of the second that kube-proxy served meanwhile.
+    pub fell_back: u64,
+    /// What is wrong; nothing: all held.
+    pub problems: Vec<String>,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Row { fault, opened: [_, opened], failed: [alone, with], fell_back, problems } = self;
+        let verdict = if problems.is_empty() { "ok" } else { "FAILED" };
+        write!(
+            f,
+            "{verdict:<6} {fault:<33} failed alone {alone}, with Plimsoll {with} of {opened}; {fell_back} fell back"
+        )?;
+        for problem in problems {
+            write!(f, "\n       {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Both Services and their load.
+struct Scene {
+    /// By node, and of each the clients of both Services.
+    clients: Vec<[Client; 2]>,
+    /// What clients that have ended had opened, and how many of those failed.
+    ended: [[u64; 2]; 2],
+    api: SocketAddr,
+}
+
+/// Lets everything go wrong, one after the other, beside kube-proxy in a mode.
+pub fn chaos(program: &Path, mode: Mode, tell: &dyn Fn(&str), done: &mut dyn FnMut(Row)) -> Result<()> {
+    tell("chaos: a control plane, three nodes and their pods start");
+    let mut world = World::build(program, &two_pods_on_each(), 3, "")?;
+    let both = services(CALM)?;
+    publish(&world, &both)?;
+    world.start_proxies(mode)?;
+    world.start_agents(followed(&both))?;
+    world.begin_witness()?;
+    let mut scene = Scene::begin(&world, &both)?;
+    for (fault, happen) in FAULTS {
+        tell(&format!("chaos: {fault}"));
+        let before = (scene.totals(), left(&world)?);
+        let mut problems = Vec::new();
+        happen(&mut world, &mut scene).with_context(|| format!("the fault `{fault}`"))?;
+        if !recovers(&world)? {
+            problems.push(format!("Plimsoll did not serve again within {} s", PATIENCE.as_secs()));
+        }
+        let after = (scene.totals(), left(&world)?);
+        let difference = |what: usize| [0, 1].map(|service| after.0[service][what] - before.0[service][what]);
+        let (opened, failed) = (difference(0), difference(1));
+        if failed[1] > failed[0] {
+            problems.push("connections failed that did not with kube-proxy alone".into());
+        }
+        if opened.contains(&0) {
+            problems.push("no connection was opened".into());
+        }
+        done(Row { fault, opened, failed, fell_back: after.1.saturating_sub(before.1), problems });
+    }
+    Ok(())
+}
+
+fn services(endpoints: &str) -> Result<Vec<Service>> {
+    let text = format!(
+        "service alone | unlabelled single-v4 | {endpoints}\nservice with-plimsoll | waterline single-v4 | {endpoints}"
+    );
+    table::read(&text, 1)
+}
+
+fn address(number: usize) -> Result<IpAddr> {
+    Ok(objects::cluster_ip(&services(CALM)?[number], false))
+}
+
+impl Scene {
+    fn begin(world: &World, both: &[Service]) -> Result<Scene> {
+        let life = |random: &mut Random| if random.unit() < 0.1 { LONG } else { SHORT };
+        let mut clients = Vec::new();
+        for node in 0..NODES {
+            let namespace = &world.host(&format!("c{}", node + 1))?.at.namespace;
+            let client = |service: &Service| {
+                let to = SocketAddr::new(objects::cluster_ip(service, false), PORTS[0]);
+                let limits = Limits { length: LENGTH, ..Limits::default() };
+                Client::start(namespace, poisson(1 + node as u64, RATE, LENGTH, to, life), limits)
+            };
+            clients.push([client(&both[0])?, client(&both[1])?]);
+        }
+        let api = world.plane.url().trim_start_matches("https://").parse()?;
+        Ok(Scene { clients, ended: [[0; 2]; 2], api })
+    }
+
+    /// Of each Service: connections opened and failed.
+    fn totals(&self) -> [[u64; 2]; 2] {
+        [0, 1].map(|service| {
+            let sum =
+                |what: fn(&Client) -> u64| self.clients.iter().map(|both| what(&both[service])).sum::<u64>();
+            let [opened, failed] = self.ended[service];
+            [opened + sum(Client::opened), failed + sum(Client::failed)]
+        })
+    }
+
+    /// Ends the clients of the last node.
+    fn end_last(&mut self) {
+        let before = self.totals();
+        self.clients.pop();
+        let after = self.totals();
+        for (ended, (before, after)) in self.ended.iter_mut().zip(before.into_iter().zip(after)) {
+            for (ended, (before, after)) in ended.iter_mut().zip(before.into_iter().zip(after)) {
+                *ended += before - after;
+            }
+        }
+    }
+}
+
+/// The packets of our Service that were left to kube-proxy.
+fn left(world: &World) -> Result<u64> {
+    let to = address(1)?;
+    let mut left = 0;
+    for node in 0..NODES {
+        // A flushed ruleset has no witness, until it is there again.
+        let passed = witness::passed(world.node(node)).unwrap_or_default();
+        left += passed.iter().filter(|(key, _)| key.1 == to).map(|(_, count)| count).sum::<u64>();
+    }
+    Ok(left)
+}
+
+/// Waits until nothing is left to kube-proxy any more.
+fn recovers(world: &World) -> Result<bool> {
+    let began = Instant::now();
+    let (mut last, mut since) = (left(world)?, Instant::now());
+    while began.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = left(world)?;
+        if now != last {
+            (last, since) = (now, Instant::now());
+        } else if since.elapsed() > QUIET {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "a fault among others")]
+fn wait(time: Duration) -> Result<()> {
+    std::thread::sleep(time);
+    Ok(())
+}
+
+/// Connections to the API server are reset on all nodes, five times.
+fn watches_cut(world: &mut World, scene: &mut Scene) -> Result<()> {
+    let mut random = Random::new(1);
+    let cut = format!(
+        "table inet cut\ndelete table inet cut\ntable inet cut {{\nchain out {{\n\
+         type filter hook output priority 0\nip daddr {} tcp dport {} reject with tcp reset\n}}\n}}\n",
+        scene.api.ip(),
+        scene.api.port()
+    );
+    for _ in 0..5 {
+        for node in 0..NODES {
+            world.node(node).nft(&cut)?;
+        }
+        wait(Duration::from_millis(300))?;
+        for node in 0..NODES {
+            world.node(node).nft("delete table inet cut")?;
+        }
+        wait(Duration::from_millis(500 + random.below(2_000) as u64))?;
+    }
+    Ok(())
+}
+
+fn api_server_away(world: &mut World, _: &mut Scene) -> Result<()> {
+    world.plane.kill_apiserver();
+    wait(AWAY)?;
+    Ok(world.plane.start_apiserver()?)
+}
+
+fn etcd_restarted(world: &mut World, _: &mut Scene) -> Result<()> {
+    world.plane.kill_etcd();
+    wait(Duration::from_secs(2))?;
+    world.plane.start_etcd()?;
+    Ok(world.plane.wait_ready()?)
+}
+
+fn agent_killed(world: &mut World, _: &mut Scene) -> Result<()> {
+    world.agents[0].end(Signal::KILL)?;
+    wait(Duration::from_secs(3))?;
+    ready_again(world, 0)
+}
+
+fn ready_again(world: &mut World, node: usize) -> Result<()> {
+    world.agents[node].start()?;
+    let known = |status: &plimsoll_api::Status| status.ready && status.services.len() == 1;
+    world.agents[node].wait("ready again", known)
+}
+
+fn agent_hung(world: &mut World, _: &mut Scene) -> Result<()> {
+    world.agents[1].signal(Signal::STOP)?;
+    wait(HUNG)?;
+    world.agents[1].signal(Signal::CONT)
+}
+
+fn kube_proxy_killed(world: &mut World, _: &mut Scene) -> Result<()> {
+    for proxy in &mut world.proxies {
+        proxy.kill();
+    }
+    wait(Duration::from_secs(3))?;
+    for proxy in &mut world.proxies {
+        proxy.start_again()?;
+    }
+    Ok(())
+}
+
+/// Everything but what its owner alone may remove is removed on a node; kube-proxy writes its rules anew when it is
+/// started again.
+fn ruleset_flushed(world: &mut World, _: &mut Scene) -> Result<()> {
+    world.node(0).nft("flush ruleset")?;
+    wait(Duration::from_secs(2))?;
+    world.proxies[0].kill();
+    world.proxies[0].start_again()?;
+    witness::begin(world.node(0))
+}
+
+fn agents_rolled(world: &mut World, _: &mut Scene) -> Result<()> {
+    for node in 0..NODES {
+        world.agents[node].stop()?;
+        ready_again(world, node)?;
+    }
+    Ok(())
+}
+
+fn endpoints_rolled(world: &mut World, _: &mut Scene) -> Result<()> {
+    for step in ROLLING {
+        publish(world, &services(step)?)?;
+        // As the grace period of pods: until the longest connections are over.
+        wait(LONG + Duration::from_secs(1))?;
+    }
+    Ok(())
+}
+
+/// A node's endpoints terminate and go, its clients and its agent end, and it is cut off and deleted.
+fn node_removed(world: &mut World, scene: &mut Scene) -> Result<()> {
+    publish(world, &services("p1a p1b p2a p2b p3a/terminating")?)?;
+    wait(LONG + Duration::from_secs(1))?;
+    publish(world, &services("p1a p1b p2a p2b")?)?;
+    scene.end_last();
+    world.agents[2].stop()?;
+    world.proxies[2].kill();
+    world.connect(2, false)?;
+    world.kubectl().run(&["delete", "node", &node_name(2)])?;
+    wait(Duration::from_secs(5))
+}

@@ -1,0 +1,193 @@
+//! The command that `cargo xtask e2e` runs.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use plimsoll_e2e::report::Outcome;
+use plimsoll_e2e::{Cases, chaos, evenness};
+use plimsoll_lab::control_plane::Mode;
+use serde::Serialize;
+
+/// End to end tests on this machine, in network namespaces.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask e2e")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// The plimsoll program
+    #[arg(long, global = true, value_name = "FILE", default_value = "plimsoll")]
+    program: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Kubernetes(Kubernetes),
+}
+
+/// Compares kube-proxy alone with Plimsoll in front of it, beside a real control plane.
+///
+/// Every case of the table (crates/plimsoll-e2e/src/cases.txt) is dialled with kube-proxy alone and with Plimsoll in
+/// front: the same must answer, and see the same client. Needs root.
+#[derive(clap::Args)]
+#[command(after_help = "Exit code 1: a case failed, or could not run.
+
+Examples:
+  cargo xtask e2e kubernetes
+  cargo xtask e2e kubernetes --mode iptables source-ranges 'affinity: from a pod'
+  cargo xtask e2e kubernetes --only cases -o json > e2e.json
+  cargo xtask e2e kubernetes --only evenness
+  cargo xtask e2e kubernetes --list")]
+struct Kubernetes {
+    /// Only cases whose name (`SERVICE: CASE`) has one of these texts in it
+    #[arg(value_name = "TEXT")]
+    filters: Vec<String>,
+    /// kube-proxy's mode; without it, one after the other
+    #[arg(long)]
+    mode: Option<ProxyMode>,
+    /// How to tell
+    #[arg(short, long, default_value = "text")]
+    output: Form,
+    /// Only this part
+    #[arg(long)]
+    only: Option<Part>,
+    /// Name the cases and run none
+    #[arg(long)]
+    list: bool,
+}
+
+/// A part of the run.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The differential: every case of the tables
+    Cases,
+    /// How even connections are, beside kube-proxy alone: four minutes
+    Evenness,
+    /// Everything goes wrong once, under load: four minutes
+    Chaos,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ProxyMode {
+    Nftables,
+    Iptables,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    Text,
+    Json,
+}
+
+/// A whole run.
+#[derive(Serialize)]
+struct Run {
+    passed: usize,
+    failed: usize,
+    seconds: f64,
+    cases: Vec<Outcome>,
+    evenness: Vec<evenness::Row>,
+    chaos: Vec<chaos::Row>,
+}
+
+impl Run {
+    fn count(&mut self, passed: bool) {
+        if passed {
+            self.passed += 1;
+        } else {
+            self.failed += 1;
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let Command::Kubernetes(asked) = &arguments.command;
+    match kubernetes(&arguments, asked) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all passed.
+fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
+    let mut cases = Cases::of_repository()?;
+    cases.retain(|name| asked.filters.is_empty() || asked.filters.iter().any(|text| name.contains(text)));
+    if cases.is_empty() {
+        bail!("no case has {} in its name; `--list` names them", asked.filters.join(" or "));
+    }
+    let mut out = std::io::stdout();
+    if asked.list {
+        for name in cases.names() {
+            writeln!(out, "{name}")?;
+        }
+        return Ok(true);
+    }
+    let modes = match asked.mode {
+        None => vec![Mode::Nftables, Mode::Iptables],
+        Some(ProxyMode::Nftables) => vec![Mode::Nftables],
+        Some(ProxyMode::Iptables) => vec![Mode::Iptables],
+    };
+    let began = Instant::now();
+    let tell = |what: &str| progress(began, what);
+    let mut run = Run {
+        passed: 0,
+        failed: 0,
+        seconds: 0.0,
+        cases: Vec::new(),
+        evenness: Vec::new(),
+        chaos: Vec::new(),
+    };
+    let text = asked.output == Form::Text;
+    let wants = |part: Part| asked.only.map_or(asked.filters.is_empty(), |only| only == part);
+    if wants(Part::Cases) || !asked.filters.is_empty() {
+        plimsoll_e2e::differential(&arguments.program, &cases, &modes, &tell, &mut |outcome| {
+            run.count(outcome.passed());
+            if text {
+                let _ = writeln!(std::io::stdout(), "{outcome}");
+            }
+            run.cases.push(outcome);
+        })?;
+    }
+    if wants(Part::Evenness) {
+        run.evenness = evenness::evenness(&arguments.program, modes[0], &tell)?;
+        for row in run.evenness.clone() {
+            run.count(row.problems.is_empty());
+            if text {
+                writeln!(out, "{row}")?;
+            }
+        }
+    }
+    if wants(Part::Chaos) {
+        chaos::chaos(&arguments.program, modes[0], &tell, &mut |row| {
+            run.count(row.problems.is_empty());
+            if text {
+                let _ = writeln!(std::io::stdout(), "{row}");
+            }
+            run.chaos.push(row);
+        })?;
+    }
+    run.seconds = began.elapsed().as_secs_f64();
+    if asked.output == Form::Json {
+        serde_json::to_writer_pretty(&mut out, &run)?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{} passed, {} failed", run.passed, run.failed)?;
+    }
+    Ok(run.failed == 0)
+}
+
+/// Tells how far it is, on stderr.
+fn progress(began: Instant, what: &str) {
+    let mut err = std::io::stderr();
+    let dim = err.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let (on, off) = if dim { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+    let _ = writeln!(err, "{on}{:>6.1} s  {what}{off}", began.elapsed().as_secs_f64());
+}

@@ -1,0 +1,51 @@
+//! End to end: the real programs of a cluster beside ours, in network namespaces.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::control_plane;
+use crate::run::{cargo, command, run};
+use crate::setup::{ensure, is_root};
+use crate::workspace::Workspace;
+
+/// Runs a real Kubernetes control plane and three nodes, and compares kube-proxy alone with Plimsoll in front of it.
+///
+/// Installs missing system programs or names them, builds the control plane (some minutes, once: `cargo xtask
+/// control-plane`) and ours, and runs every case of crates/plimsoll-e2e/src/cases.txt: one line each, and `N passed, N
+/// failed`. docs/e2e.md says more. Needs root.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  cargo xtask e2e kubernetes\n  cargo xtask e2e kubernetes --mode iptables source-ranges\n  \
+                        cargo xtask e2e kubernetes --only evenness\n  cargo xtask e2e kubernetes --help"
+)]
+pub(crate) struct Arguments {
+    /// `kubernetes`, and its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    rest: Vec<OsString>,
+}
+
+pub(crate) fn e2e(arguments: &Arguments) -> Result<()> {
+    let asks = |word: &&OsString| ["--help", "-h", "--list"].iter().any(|asking| *word == asking);
+    let runs = arguments.rest.iter().find(asks).is_none();
+    if runs {
+        if !is_root()? {
+            bail!(
+                "nodes are network namespaces with a kube-proxy each: run it as root, `sudo -E cargo xtask e2e …`"
+            );
+        }
+        ensure()?;
+    }
+    run(cargo().args(["build", "--package", "plimsoll", "--package", "plimsoll-e2e"]))?;
+    let programs = Workspace::read()?.target.join("debug");
+    let program = programs.join("plimsoll-e2e");
+    let mut e2e = command(&program);
+    e2e.args(&arguments.rest).arg("--program").arg(programs.join("plimsoll"));
+    if runs {
+        e2e.env(control_plane::ASSETS, control_plane::for_tests()?);
+    }
+    // In our place, so that signals and the terminal are its own.
+    let error = e2e.exec();
+    Err(error).with_context(|| format!("cannot start {}", program.display()))
+}

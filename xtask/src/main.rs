@@ -13,6 +13,7 @@ mod sim;
 mod licences;
 mod fuzz;
 mod docs;
+mod chart;
 mod ci;
 
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ enum Command {
     Sim(sim::Arguments),
     Fuzz(fuzz::Arguments),
     Docs(docs::Arguments),
+    Chart(chart::Arguments),
     ControlPlane(control_plane::Arguments),
     Setup(setup::Arguments),
 }
@@ -68,6 +70,7 @@ fn command() -> Result<()> {
         Command::Sim(arguments) => sim::sim(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Docs(arguments) => docs::docs(&arguments),
+        Command::Chart(arguments) => chart::chart(&arguments),
         Command::ControlPlane(arguments) => control_plane::control_plane(&arguments),
         Command::Setup(arguments) => setup::setup(&arguments),
     }

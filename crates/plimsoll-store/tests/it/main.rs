@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use plimsoll_core::report::{EndpointReport, Report};
 use plimsoll_core::service::{EndpointId, NodeName, Protocol};
 use plimsoll_store::mesh::{self, Mesh};
-use plimsoll_store::{Config, Error, Heard, Store, build};
+use plimsoll_store::{Config, Error, Found, Heard, Store, build};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -51,7 +51,7 @@ struct Node {
 
 impl Node {
     async fn open(name: &'static str, config: mesh::Config) -> Node {
-        let store = Mesh::open(config, NodeName::new(name)).await.unwrap();
+        let store = Mesh::open(config, NodeName::new(name), Found::nothing()).await.unwrap();
         Node { name, store, live: BTreeSet::new(), open: BTreeMap::new(), heard: 0 }
     }
 
@@ -151,7 +151,9 @@ async fn three_nodes_share_reports_rotate_their_key_and_part() {
 
 #[tokio::test]
 async fn a_mesh_without_a_key_stays_on_loopback() {
-    let open = async |config: mesh::Config| build(Config::Mesh(config), NodeName::new("a")).await.map(|_| ());
+    let open = async |config: mesh::Config| {
+        build(Config::Mesh(config), NodeName::new("a"), Found::nothing()).await.map(|_| ())
+    };
     assert!(open(loopback()).await.is_ok());
     let exposed = mesh::Config { bind: "0.0.0.0:0".parse().unwrap(), ..loopback() };
     let error = open(exposed.clone()).await.unwrap_err();
@@ -168,7 +170,11 @@ async fn a_mesh_without_a_key_stays_on_loopback() {
 #[tokio::test]
 async fn bad_settings_are_clear_errors() {
     let error = async |config: mesh::Config| {
-        build(Config::Mesh(config), NodeName::new("a")).await.err().expect("an error").to_string()
+        build(Config::Mesh(config), NodeName::new("a"), Found::nothing())
+            .await
+            .err()
+            .expect("an error")
+            .to_string()
     };
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let bind = taken.local_addr().unwrap();
@@ -186,12 +192,12 @@ async fn bad_settings_are_clear_errors() {
     let text = error(mesh::Config { peers: vec!["http://somewhere/".to_owned()], ..loopback() }).await;
     assert!(text.contains("`http://somewhere/`"), "{text}");
     let name = NodeName::new(&"x".repeat(254));
-    assert!(build(Config::Mesh(loopback()), name).await.is_err());
+    assert!(build(Config::Mesh(loopback()), name, Found::nothing()).await.is_err());
 }
 
 #[tokio::test]
 async fn a_store_for_one_node_hears_nothing() {
-    let mut store = build(Config::Local, NodeName::new("a")).await.unwrap();
+    let mut store = build(Config::Local, NodeName::new("a"), Found::nothing()).await.unwrap();
     store.publish(report("a", 1, 1)).await.unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(10), store.next()).await.is_err());
     store.leave().await.unwrap();

@@ -14,6 +14,7 @@ mod doctor;
 mod dry_run;
 mod ends;
 mod foreign;
+mod in_cluster;
 mod partition;
 mod record;
 mod removal;

@@ -109,7 +109,9 @@ impl InCluster {
         let config = self.config(name);
         if node == self.agents.len() {
             let namespace = &self.cluster.nodes[node].host.namespace;
-            self.agents.push(Agent::new(namespace, self.directory.path(), node, &config));
+            let mut agent = Agent::new(namespace, self.directory.path(), node, &config);
+            agent.confined = true;
+            self.agents.push(agent);
         }
         let agent = &mut self.agents[node];
         std::fs::write(&agent.config, config).unwrap();

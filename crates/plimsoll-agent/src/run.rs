@@ -70,7 +70,6 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let parameters = config.parameters();
     let interval = parameters.report_interval;
     let here = here(&config, &node, discovery.as_ref());
-    let zone = config.zone.is_none().then(|| here.zone.clone());
     let horizon = parameters.horizon();
     warn_if_unlisted(&node, discovery.as_ref());
     info!(%node, zone = ?here.zone, ?interval, ?horizon, config = %effective(&config), "starting");
@@ -86,7 +85,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let dataplane = dataplane(&config, &node, horizon, thread).await?;
     // After the dataplane: a second agent on this node fails there, before it takes the first one's place in the mesh.
     let (places, found) = found(&node, discovery.as_ref());
-    let around = Surroundings { node: node.clone(), zone, places, store: health_of_store };
+    let around = Surroundings {
+        node: node.clone(),
+        zone: here.zone.clone(),
+        zone_is_set: config.zone.is_some(),
+        places,
+        store: health_of_store,
+    };
     let store = plimsoll_store::build(config.store.clone(), node.clone(), found).await?;
     let owner = Owner {
         balancer: Balancer::new(here, parameters),

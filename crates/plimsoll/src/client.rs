@@ -1,7 +1,6 @@
 //! Asks a running agent through its HTTP API: at an address, or in a cluster through the API server.
 
 use std::cell::RefCell;
-use std::ffi::OsString;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -38,7 +37,12 @@ pub(crate) struct Agent {
 
 /// What is kept from one question to the next: whoever looks again and again does not look for the agent again.
 #[derive(Clone, Default)]
-struct Line(Rc<RefCell<Option<(Runtime, Option<Found>)>>>);
+struct Line(Rc<RefCell<Option<Kept>>>);
+
+struct Kept {
+    runtime: Runtime,
+    found: Option<Found>,
+}
 
 impl std::fmt::Debug for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -55,7 +59,7 @@ const PATIENCE_WITH_CLUSTER: Duration = Duration::from_secs(30);
 
 /// Whether kubectl started this, or somebody in the same way.
 pub(crate) fn is_plugin() -> bool {
-    let name = std::env::args_os().next().unwrap_or_else(OsString::new);
+    let name = std::env::args_os().next().unwrap_or_default();
     Path::new(&name).file_name().is_some_and(|name| name.to_string_lossy().starts_with("kubectl-plimsoll"))
 }
 
@@ -73,12 +77,11 @@ impl Agent {
     /// Gets `path` and reads the answer.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let mut line = self.line.0.borrow_mut();
-        let (runtime, found) = match &mut *line {
-            Some(line) => (&line.0, &mut line.1),
+        let Kept { runtime, found } = match &mut *line {
+            Some(kept) => kept,
             none => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let line = none.insert((runtime, None));
-                (&line.0, &mut line.1)
+                none.insert(Kept { runtime, found: None })
             }
         };
         if self.is_here() {

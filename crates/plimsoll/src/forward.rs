@@ -14,21 +14,23 @@ const LABELS: &str = "app.kubernetes.io/name=plimsoll,app.kubernetes.io/componen
 /// The agents' port, where a Pod does not name it.
 const PORT: u16 = 9653;
 
+/// What these options are about.
+const HEADING: &str = "An agent in a Kubernetes cluster, by its API server";
+
 /// Which agent of which cluster.
 #[derive(Clone, Debug, Default, clap::Args)]
-#[command(next_help_heading = "An agent in a Kubernetes cluster, by its API server")]
 pub(crate) struct Place {
     /// The agent of this node. Without it `kubectl plimsoll` asks the first that is ready
-    #[arg(long, value_name = "NODE", conflicts_with = "agent")]
+    #[arg(help_heading = HEADING, long, value_name = "NODE", conflicts_with = "agent")]
     pub(crate) node: Option<String>,
     /// The namespace of the agents; default: wherever they are
-    #[arg(short, long, value_name = "NAMESPACE", conflicts_with = "agent")]
+    #[arg(help_heading = HEADING, short, long, value_name = "NAMESPACE", conflicts_with = "agent")]
     namespace: Option<String>,
     /// The context in the kubeconfig file
-    #[arg(long, value_name = "NAME", conflicts_with = "agent")]
+    #[arg(help_heading = HEADING, long, value_name = "NAME", conflicts_with = "agent")]
     context: Option<String>,
     /// The kubeconfig file; default: that of KUBECONFIG, or ~/.kube/config
-    #[arg(long, value_name = "FILE", conflicts_with = "agent")]
+    #[arg(help_heading = HEADING, long, value_name = "FILE", conflicts_with = "agent")]
     kubeconfig: Option<PathBuf>,
 }
 

@@ -1,6 +1,7 @@
 //! An OCI image layout in a tar archive: one layer with one program. The same input gives the same bytes.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use anyhow::Result;
@@ -109,8 +110,11 @@ fn descriptor(kind: &str, blob: &[u8]) -> Value {
 
 /// By which a blob is known.
 fn name_of(blob: &[u8]) -> String {
-    let hex = digest(&SHA256, blob).as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    format!("sha256:{hex}")
+    let mut name = "sha256:".to_owned();
+    for byte in digest(&SHA256, blob).as_ref() {
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
 }
 
 fn header(kind: EntryType, mode: u32, size: u64) -> Header {

@@ -15,8 +15,10 @@ use crate::error::Error;
 /// What concerns the discovery besides its changes.
 pub(crate) struct Surroundings {
     pub(crate) node: NodeName,
-    /// The zone that the balancer was made with, where it is the discovery's to tell.
-    pub(crate) zone: Option<Option<Arc<str>>>,
+    /// The zone that the balancer has.
+    pub(crate) zone: Option<Arc<str>>,
+    /// Whether that is from the configuration, and not the discovery's to tell.
+    pub(crate) zone_is_set: bool,
     /// Where all nodes are reached.
     pub(crate) places: watch::Sender<Arc<[IpAddr]>>,
     /// Who is alive.
@@ -69,9 +71,11 @@ impl Surroundings {
             *known = now;
             is_news
         });
-        let known = self.zone.as_mut()?;
-        let own = nodes.iter().find(|listed| listed.name == self.node).filter(|own| own.zone != *known)?;
-        known.clone_from(&own.zone);
+        let own = nodes.iter().find(|listed| listed.name == self.node)?;
+        if self.zone_is_set || own.zone == self.zone {
+            return None;
+        }
+        self.zone.clone_from(&own.zone);
         tracing::info!(zone = ?own.zone, "this node is in another zone");
         Some(Event::Zone(own.zone.clone()))
     }

@@ -15,8 +15,15 @@ fn agents(plane: &ControlPlane, identity: &Path, nodes: &[&str]) -> Vec<Found> {
     let all = names(nodes);
     let start = |node: &&str| Found::start_on(node, plane.namespace(), config(identity.into()));
     let agents: Vec<Found> = nodes.iter().map(start).collect();
-    agents.iter().for_each(|agent| agent.discovery.live(&all));
+    tell(&agents, &all);
     agents
+}
+
+/// Tells all of them who is alive.
+fn tell(agents: &[Found], live: &[NodeName]) {
+    for agent in agents {
+        agent.discovery.live(live);
+    }
 }
 
 fn names(nodes: &[&str]) -> Vec<NodeName> {
@@ -87,7 +94,7 @@ fn one_event_for_each_transition_whoever_comes_and_goes() {
 
     // One goes: the others see to what it may have left, and find it done.
     all.pop();
-    all.iter().for_each(|agent| agent.discovery.live(&names(&["n1", "n2"])));
+    tell(&all, &names(&["n1", "n2"]));
     round(&kubectl, "second-");
     // All begin anew; and one that thinks it is alone writes nothing twice.
     drop(all);

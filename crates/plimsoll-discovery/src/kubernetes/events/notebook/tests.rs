@@ -46,7 +46,9 @@ fn one_of_all_writes_each_transition_once() {
     let services: Vec<Arc<str>> = (0..20).map(|i| format!("shop/web-{i}").into()).collect();
     let note = |all: &mut [Notebook], now, remarks: &[Remark]| {
         for notebook in all {
-            services.iter().for_each(|service| notebook.note(now, service, "u", remarks, true));
+            for service in &services {
+                notebook.note(now, service, "u", remarks, true);
+            }
         }
     };
     note(&mut all, begin, &[left(), wrong("fastest")]);
@@ -117,7 +119,9 @@ fn what_a_node_that_is_gone_may_not_have_written_is_seen_to() {
     let mut all = notebooks(begin, &["n1", "n2"]);
     let services: Vec<Arc<str>> = (0..20).map(|i| format!("shop/web-{i}").into()).collect();
     for notebook in &mut all {
-        services.iter().for_each(|service| notebook.note(begin, service, "u", &[left()], true));
+        for service in &services {
+            notebook.note(begin, service, "u", &[left()], true);
+        }
     }
     let now = begin + SETTLE;
     let told = written(&mut all, now);

@@ -1,6 +1,7 @@
 //! Agents in a Kubernetes cluster find each other through it: a real API server with its controllers, nodes in network
 //! namespaces, and the agents' Pods as objects that stand for the processes.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use plimsoll_lab::cluster::{Cluster, Host};
@@ -11,6 +12,9 @@ use tempfile::TempDir;
 
 use crate::agent::Agent;
 use crate::stage::SOON;
+
+/// So many Services with something wrong that each of three agents tells of some.
+const WRONG: usize = 16;
 
 /// Those of the agents' Pods.
 const LABELS: &str = "{app.kubernetes.io/name: plimsoll, app.kubernetes.io/instance: plimsoll, \
@@ -120,6 +124,15 @@ impl InCluster {
         agent
     }
 
+    /// Who wrote each Event that is there.
+    fn events(&self) -> Vec<String> {
+        let path =
+            "jsonpath={range .items[*]}{.reportingController} {.reportingInstance} {.series}{\"\\n\"}{end}";
+        let all = self.kubectl().run(&["get", "events.events.k8s.io", "-n", "default", "-o", path]).unwrap();
+        let ours = all.lines().filter_map(|line| line.strip_prefix("plimsoll.dev/agent "));
+        ours.map(|line| line.trim().to_owned()).collect()
+    }
+
     /// Waits until these agents have as many others in the mesh, and hear of them.
     fn meet(&self, nodes: &[usize], others: &[&str]) {
         for node in nodes {
@@ -163,6 +176,20 @@ fn agents_meet_through_the_cluster_and_follow_its_nodes() {
     all.register("n2", &v4(&all, 2));
     all.meet(&[0, 1, 2], &["n0", "n1", "n2"]);
 
+    // What is wrong is told once, by all of them together.
+    let wrong: Vec<String> = (0..WRONG)
+        .map(|i| {
+            format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{name: wrong-{i}, labels: {{plimsoll.dev/balance: nonsense}}}}, \
+                   spec: {{ports: [{{port: 80}}]}}}}\n---\n"
+            )
+        })
+        .collect();
+    all.kubectl().apply(&wrong.concat()).unwrap();
+    assert!(eventually(SOON, || all.events().len() == WRONG), "{:?}", all.events());
+    let writers: BTreeSet<String> = all.events().into_iter().collect();
+    assert_eq!(writers, ["n0", "n1", "n2"].map(String::from).into());
+
     // One is gone, without a word.
     all.agents[2].end(Signal::KILL);
     all.unregister("n2");
@@ -191,4 +218,8 @@ fn agents_meet_through_the_cluster_and_follow_its_nodes() {
         all.start(node, name);
     }
     all.meet(&[0, 1, 2], &["n0", "n1", "renamed"]);
+    // A Service that each of them has told of after all that shows that they have done what they had to do before.
+    all.kubectl().apply(&wrong.concat().replace("wrong-", "later-")).unwrap();
+    assert!(eventually(SOON, || all.events().len() >= 2 * WRONG), "{:?}", all.events());
+    assert_eq!(all.events().len(), 2 * WRONG, "{:?}", all.events());
 }

@@ -7,6 +7,7 @@ mod appointed;
 mod notebook;
 mod event;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 pub(super) struct Events {
     me: NodeName,
     notebook: Arc<Mutex<Notebook>>,
+    /// Who is alive, where that changed: told from a thread that must not wait.
+    live: Arc<Mutex<Option<BTreeSet<NodeName>>>>,
     changed: Arc<Notify>,
 }
 
@@ -40,18 +43,18 @@ impl Events {
     /// Those of a node.
     pub(super) fn new(me: NodeName) -> Events {
         let notebook = Arc::new(Mutex::new(Notebook::new(me.clone())));
-        Events { me, notebook, changed: Arc::new(Notify::new()) }
+        Events { me, notebook, live: Arc::default(), changed: Arc::new(Notify::new()) }
     }
 
     /// Takes all that there is to tell of a Service now. `is_new`: it was otherwise just before.
     pub(super) fn note(&self, service: &Arc<str>, uid: &str, remarks: &[Remark], is_new: bool) {
-        self.lock().note(Instant::now(), service, uid, remarks, is_new);
+        lock(&self.notebook).note(Instant::now(), service, uid, remarks, is_new);
         self.changed.notify_one();
     }
 
     /// Learns which nodes have a live agent.
     pub(super) fn live(&self, nodes: &[NodeName]) {
-        self.lock().live(Instant::now(), nodes.iter().cloned().collect());
+        *lock(&self.live) = Some(nodes.iter().cloned().collect());
         self.changed.notify_one();
     }
 
@@ -59,9 +62,13 @@ impl Events {
     pub(super) async fn write(self, client: Client, sender: mpsc::Sender<News>) {
         let mut failures: u32 = 0;
         loop {
-            let note = self.lock().next(Instant::now());
+            let live = lock(&self.live).take();
+            if let Some(live) = live {
+                lock(&self.notebook).live(Instant::now(), live);
+            }
+            let note = lock(&self.notebook).next(Instant::now());
             let Some(note) = note else {
-                let wake = self.lock().next_wake();
+                let wake = lock(&self.notebook).next_wake();
                 let due = async {
                     match wake {
                         Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -92,7 +99,7 @@ impl Events {
                 Some(what) => {
                     let wait = FIRST_WAIT.saturating_mul(1 << failures.min(10)).min(LONGEST_WAIT);
                     failures = failures.saturating_add(1);
-                    self.lock().again(Instant::now() + wait, &note);
+                    lock(&self.notebook).again(Instant::now() + wait, &note);
                     (Some(News::Fails(Source::Events, what)), wait)
                 }
             };
@@ -104,8 +111,8 @@ impl Events {
             tokio::time::sleep(wait).await;
         }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Notebook> {
-        self.notebook.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
 }

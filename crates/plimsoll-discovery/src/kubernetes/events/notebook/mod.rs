@@ -41,6 +41,8 @@ pub(super) struct Note {
 #[derive(Debug)]
 struct Told {
     uid: Box<str>,
+    /// The live node that writes; none while nobody is known to be alive.
+    writer: Option<NodeName>,
     notes: BTreeMap<Kind, Pending>,
 }
 
@@ -77,14 +79,14 @@ impl Notebook {
         remarks: &[Remark],
         is_new: bool,
     ) {
-        let mut before = match self.services.remove(service) {
-            Some(told) if *told.uid == *uid => told.notes,
+        let (mut before, writer) = match self.services.remove(service) {
+            Some(told) if *told.uid == *uid => (told.notes, told.writer),
             // Another one of that name.
             Some(told) => {
                 self.cross_out(service, told.notes);
-                BTreeMap::new()
+                (BTreeMap::new(), told.writer)
             }
-            None => BTreeMap::new(),
+            None => (BTreeMap::new(), None),
         };
         let mut notes = BTreeMap::new();
         for (kind, text) in texts(remarks) {
@@ -101,17 +103,27 @@ impl Notebook {
         }
         self.cross_out(service, before);
         if !notes.is_empty() {
-            self.services.insert(service.clone(), Told { uid: uid.into(), notes });
+            let writer = writer.or_else(|| appointed(service, self.live.iter().flatten()).cloned());
+            self.services.insert(service.clone(), Told { uid: uid.into(), writer, notes });
         }
     }
 
     /// Learns who is alive. What falls to this node from one that is gone may not have been written.
     pub(super) fn live(&mut self, now: Instant, live: BTreeSet<NodeName>) {
-        let Some(before) = self.live.replace(live) else { return };
-        let live = self.live.iter().flatten();
+        let before = self.live.replace(live).unwrap_or_default();
+        let Some(live) = &self.live else { return };
+        let came: Vec<&NodeName> = live.difference(&before).collect();
         for (service, told) in &mut self.services {
-            let is_mine = appointed(service, live.clone()) == Some(&self.me);
-            if !is_mine || appointed(service, &before) == Some(&self.me) {
+            let stays = told.writer.as_ref().filter(|writer| live.contains(*writer));
+            let writer = match stays {
+                // Only who came can be before it: the work is in proportion to the change.
+                Some(writer) => appointed(service, came.iter().copied().chain([writer])),
+                None => appointed(service, live),
+            };
+            let writer = writer.cloned();
+            let is_news = told.writer != writer;
+            told.writer = writer;
+            if !is_news || told.writer.as_ref() != Some(&self.me) {
                 continue;
             }
             for (kind, pending) in told.notes.iter_mut().filter(|(_, pending)| pending.due.is_none()) {
@@ -124,11 +136,11 @@ impl Notebook {
 
     /// What is to be written now; it counts as written.
     pub(super) fn next(&mut self, now: Instant) -> Option<Note> {
-        let live = self.live.as_ref()?;
+        self.live.as_ref()?;
         while self.due.first().is_some_and(|(at, ..)| *at <= now) {
             let (_, service, kind) = self.due.pop_first()?;
-            let is_mine = appointed(&service, live) == Some(&self.me);
             let told = self.services.get_mut(&service)?;
+            let is_mine = told.writer.as_ref() == Some(&self.me);
             let pending = told.notes.get_mut(&kind)?;
             pending.due = None;
             if is_mine {

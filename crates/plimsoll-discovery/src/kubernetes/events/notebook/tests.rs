@@ -161,3 +161,25 @@ fn notes_are_as_long_as_the_api_takes_them() {
     }
     assert_eq!(texts(&[wrong("a"), wrong("b")])[&Kind::NotUnderstood].lines().count(), 2);
 }
+
+#[test]
+fn whoever_comes_and_goes_the_writer_is_the_one_of_all_that_are_there() {
+    let begin = Instant::now();
+    let name = |node: usize| NodeName::new(&format!("n{node}"));
+    let mut notebook = Notebook::new(name(0));
+    let services: Vec<Arc<str>> = (0..50).map(|i| format!("shop/web-{i}").into()).collect();
+    let mut live: BTreeSet<NodeName> = BTreeSet::new();
+    for (step, service) in services.iter().enumerate() {
+        // Nodes come and go, several at once, the writers among them; Services come meanwhile.
+        for node in [step * 7 % 11, step * 5 % 11] {
+            if !live.remove(&name(node)) {
+                live.insert(name(node));
+            }
+        }
+        notebook.note(begin, service, "u", &[left()], true);
+        notebook.live(begin, live.clone());
+        for (service, told) in &notebook.services {
+            assert_eq!(told.writer.as_ref(), appointed(service, &live), "{service} in step {step}");
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::run::{cargo, run};
-use crate::{control_plane, docs, licences, setup, test, tidy};
+use crate::{chart, control_plane, docs, licences, setup, test, tidy};
 
 /// Runs all that has to pass before a change is merged, the same here and in CI.
 ///
@@ -16,7 +16,7 @@ pub(crate) struct Arguments {}
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("setup", setup::ensure),
     ("fmt", || run(cargo().args(["fmt", "--all", "--check"]))),
     ("clippy", || {
@@ -24,6 +24,7 @@ const STEPS: [Step; 9] = [
     }),
     ("tidy", || tidy::tidy(&tidy::Arguments {})),
     ("control", || control_plane::for_tests().map(drop)),
+    ("chart", || chart::chart(&chart::Arguments { check: true })),
     ("test", test::every_one),
     ("doc", || {
         run(cargo().args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))

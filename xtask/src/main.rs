@@ -14,6 +14,8 @@ mod sim;
 mod licences;
 mod fuzz;
 mod docs;
+mod chart;
+mod image;
 mod ci;
 
 use std::process::ExitCode;
@@ -44,6 +46,8 @@ enum Command {
     Sim(sim::Arguments),
     Fuzz(fuzz::Arguments),
     Docs(docs::Arguments),
+    Chart(chart::Arguments),
+    Image(image::Arguments),
     ControlPlane(control_plane::Arguments),
     Setup(setup::Arguments),
 }
@@ -71,6 +75,8 @@ fn command() -> Result<()> {
         Command::Sim(arguments) => sim::sim(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Docs(arguments) => docs::docs(&arguments),
+        Command::Chart(arguments) => chart::chart(&arguments),
+        Command::Image(arguments) => image::image(&arguments),
         Command::ControlPlane(arguments) => control_plane::control_plane(&arguments),
         Command::Setup(arguments) => setup::setup(&arguments),
     }

@@ -1,5 +1,6 @@
 //! The composition root: builds the edges, wires them to the owner, and takes them down in order.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,12 +8,13 @@ use plimsoll_core::balancer::{Balancer, Event};
 use plimsoll_core::service::{Here, NodeName};
 use plimsoll_discovery::Discovery;
 use plimsoll_discovery::below::{LocalSources, Proxy};
+use plimsoll_store::Found;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::adapters::{self, dataplane::Thread};
+use crate::adapters::{self, dataplane::Thread, discovery::Surroundings};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::Error;
@@ -44,7 +46,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
 
     // The API answers from the beginning, so that one can see what a start waits for.
     let readiness = Readiness::default();
-    let found = readiness.await_for("discovery");
+    let first_look = readiness.await_for("discovery");
     let metrics = Metrics::default();
     let pulse = Pulse::new(config.dataplane.lease().0);
     let (questions, asked) = mpsc::channel(QUESTIONS);
@@ -55,7 +57,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         pulse: pulse.clone(),
         metrics: metrics.clone(),
         discovery: discovery.health(),
-        store: health_of_store,
+        store: health_of_store.clone(),
         config: Arc::new(serde_json::to_value(&config).unwrap_or_default()),
     };
     tasks.spawn(API, http::serve(listener, shared, stops.last.clone()));
@@ -68,7 +70,6 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let parameters = config.parameters();
     let interval = parameters.report_interval;
     let here = here(&config, &node, discovery.as_ref());
-    let zone = config.zone.is_none().then(|| (node.clone(), here.zone.clone()));
     let horizon = parameters.horizon();
     warn_if_unlisted(&node, discovery.as_ref());
     info!(%node, zone = ?here.zone, ?interval, ?horizon, config = %effective(&config), "starting");
@@ -83,7 +84,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         Thread { interval, lease, plans: to_apply, events: events.clone(), metrics: metrics.clone() };
     let dataplane = dataplane(&config, &node, horizon, thread).await?;
     // After the dataplane: a second agent on this node fails there, before it takes the first one's place in the mesh.
-    let store = plimsoll_store::build(config.store.clone(), node.clone()).await?;
+    let (places, found) = found(&node, discovery.as_ref());
+    let around = Surroundings {
+        node: node.clone(),
+        zone: here.zone.clone(),
+        zone_is_set: config.zone.is_some(),
+        places,
+        store: health_of_store,
+    };
+    let store = plimsoll_store::build(config.store.clone(), node.clone(), found).await?;
     let owner = Owner {
         balancer: Balancer::new(here, parameters),
         node,
@@ -99,8 +108,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         store: config.store.kind(),
         dry_run: matches!(config.dataplane, plimsoll_dataplane::Config::DryRun(_)),
     };
-    drop(found);
-    tasks.spawn(DISCOVERY, adapters::discovery::run(discovery, zone, events.clone(), stops.intake.clone()));
+    drop(first_look);
+    let following = adapters::discovery::run(discovery, around, events.clone(), stops.intake.clone());
+    tasks.spawn(DISCOVERY, following);
     tasks.spawn(OWNER, owner.run(received, asked, stops.intake.clone()));
     let publishing =
         adapters::store::run(store, to_publish, events, store_health, metrics, stops.goodbye.clone());
@@ -134,6 +144,15 @@ fn here(config: &Config, node: &NodeName, discovery: &dyn Discovery) -> Here {
     let nodes = nodes.borrow();
     let listed = nodes.iter().find(|listed| listed.name == *node).and_then(|listed| listed.zone.clone());
     Here { node: node.clone(), zone: config.zone.as_deref().map(Into::into).or(listed) }
+}
+
+/// What the discovery knows of the nodes' places, and where it tells of others.
+fn found(node: &NodeName, discovery: &dyn Discovery) -> (watch::Sender<Arc<[IpAddr]>>, Found) {
+    let nodes = discovery.nodes();
+    let nodes = nodes.borrow();
+    let own = nodes.iter().find(|listed| listed.name == *node).map(|own| own.addresses.clone());
+    let (places, receiver) = watch::channel(adapters::discovery::places(&nodes));
+    (places, Found { own: own.unwrap_or_default(), nodes: receiver })
 }
 
 /// The configuration, with what the discovery knows of the proxy below where nothing is configured.

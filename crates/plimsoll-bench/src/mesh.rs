@@ -17,7 +17,7 @@ use plimsoll_discovery::file;
 use plimsoll_lab::namespace::Namespace;
 use plimsoll_lab::random::Random;
 use plimsoll_store::mesh::{Config, Mesh};
-use plimsoll_store::{Health, Heard, Store as _};
+use plimsoll_store::{Found, Health, Heard, Store as _};
 use tokio::task::JoinSet;
 
 use crate::core::parameters;
@@ -52,7 +52,7 @@ pub(crate) async fn open(first: usize, count: usize, peer: Option<SocketAddr>) -
             peers: peer.iter().map(SocketAddr::to_string).collect(),
             ..Config::default()
         };
-        stores.push(Mesh::open(config, node(index)).await?);
+        stores.push(Mesh::open(config, node(index), Found::nothing()).await?);
     }
     Ok(stores)
 }

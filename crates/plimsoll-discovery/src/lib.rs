@@ -3,6 +3,7 @@
 //! One trait, [`Discovery`]; one file or directory per way to find out; [`build`] is the catalogue. A discovery
 //! maps what it finds at once to the core's own small types and knows nothing of load or weights.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -46,6 +47,10 @@ pub trait Discovery: Send {
     fn proxy(&self) -> watch::Receiver<Option<Proxy>> {
         watch::channel(None).1
     }
+
+    /// Learns which nodes have a live agent, this one among them if it is a member. Where what there is to say of
+    /// Services is written down for all to read, one of them does it; until this is told nobody does.
+    fn live(&self, _nodes: &[NodeName]) {}
 }
 
 /// A node with an agent.
@@ -55,6 +60,8 @@ pub struct Node {
     pub name: NodeName,
     /// Its zone, for topology hints.
     pub zone: Option<Arc<str>>,
+    /// Where other nodes reach its agent, the usual address first; none where that is not this discovery's to know.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// How well a discovery keeps up with the world.

@@ -7,7 +7,7 @@ pub mod local;
 pub mod mesh;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use plimsoll_core::report::Report;
 use plimsoll_core::service::NodeName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 /// What a store tells.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,11 +78,27 @@ impl Config {
     }
 }
 
+/// What is known of this node and the others besides the settings.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Where the others reach this node, the usual address first; none where nobody knows.
+    pub own: Vec<IpAddr>,
+    /// Where all nodes are reached, this one among them or not; kept up to date.
+    pub nodes: watch::Receiver<Arc<[IpAddr]>>,
+}
+
+impl Found {
+    /// Nothing but the settings.
+    pub fn nothing() -> Found {
+        Found { own: Vec::new(), nodes: watch::channel(Arc::from([])).1 }
+    }
+}
+
 /// Opens a store for this node. Within a tokio runtime, and in the network namespace whose nodes are to meet.
-pub async fn build(config: Config, node: NodeName) -> Result<Box<dyn Store>, Error> {
+pub async fn build(config: Config, node: NodeName, found: Found) -> Result<Box<dyn Store>, Error> {
     Ok(match config {
         Config::Local => Box::new(local::Local),
-        Config::Mesh(config) => Box::new(mesh::Mesh::open(config, node).await?),
+        Config::Mesh(config) => Box::new(mesh::Mesh::open(config, node, found).await?),
     })
 }
 

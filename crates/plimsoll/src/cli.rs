@@ -3,9 +3,9 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::{agent, demo, doctor, explain, record, reference, simulate, status, top};
+use crate::{agent, client, demo, doctor, explain, record, reference, simulate, status, top};
 
 /// Every connection goes to the endpoint with room for it.
 ///
@@ -24,6 +24,7 @@ Examples:
   plimsoll record web.plr --for 1h   this node's own connections, to be simulated under each policy
   plimsoll agent --config FILE       run the agent of this node
   plimsoll explain shop/web          why does each endpoint have its weight?
+  kubectl plimsoll status            the same commands with an agent in a cluster (as a program named kubectl-plimsoll)
   plimsoll doctor                    can this host run it, and what stands in the way?"
 )]
 pub(crate) struct Cli {
@@ -64,6 +65,13 @@ enum Command {
 }
 
 impl Cli {
+    /// Reads the command line, under the name by which it was called.
+    pub(crate) fn read() -> Cli {
+        let name = if client::is_plugin() { "kubectl plimsoll" } else { "plimsoll" };
+        let matches = Cli::command().bin_name(name).get_matches();
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Carries out the command.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {

@@ -23,6 +23,7 @@ All Services that fit what was asked are explained, one by one:
 
 Examples:
   plimsoll explain shop/web
+  kubectl plimsoll explain shop/web --node worker-3
   plimsoll explain web:80 -o json")]
 pub(crate) struct Options {
     /// The Service: `web`, `shop/web`, `shop/web:http`, `shop/web:80`, `shop/web:http/ipv4`

@@ -1,5 +1,6 @@
 //! Load-driven balancing for every Service: the one command.
 
+mod forward;
 mod client;
 mod output;
 mod part;
@@ -16,10 +17,8 @@ mod cli;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
-    match cli::Cli::parse().run() {
+    match cli::Cli::read().run() {
         Ok(code) => code,
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,

@@ -13,6 +13,7 @@ use crate::output::{self, Form, seconds};
 #[command(after_help = "\
 Examples:
   plimsoll status
+  kubectl plimsoll status --node worker-3
   plimsoll status -o json | jq '.services[] | select(.max_over_mean > 1.2)'")]
 pub(crate) struct Options {
     #[command(flatten)]

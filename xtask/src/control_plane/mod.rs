@@ -1,6 +1,6 @@
 //! A real control plane for the tests: its programs, built from their Go modules and kept.
 
-mod pins;
+pub(crate) mod pins;
 mod go;
 mod build;
 
@@ -19,7 +19,7 @@ use pins::{PROGRAMS, Program};
 /// Builds etcd, the Kubernetes API server and their relatives, for the tests, and prints the directory they are in.
 ///
 /// They are built once from their pinned Go modules and kept in a cache directory (`PLIMSOLL_CACHE`, or `plimsoll` in
-/// `XDG_CACHE_HOME` or ~/.cache): minutes and 4 GB of disk the first time, then nothing and 350 MB. Where
+/// `XDG_CACHE_HOME` or ~/.cache): minutes and 4 GB of disk the first time, then nothing and 410 MB. Where
 /// `KUBEBUILDER_ASSETS` names a directory, the programs there are used, and nothing is built. Go is fetched if it is
 /// missing or too old.
 #[derive(clap::Args)]
@@ -57,6 +57,12 @@ pub(crate) fn control_plane(arguments: &Arguments) -> Result<()> {
 /// The directory with the programs that the tests need.
 pub(crate) fn for_tests() -> Result<PathBuf> {
     programs(&PROGRAMS.iter().filter(|program| program.needed).collect::<Vec<_>>())
+}
+
+/// helm, for the chart.
+pub(crate) fn helm() -> Result<PathBuf> {
+    let helm: Vec<&Program> = PROGRAMS.iter().filter(|program| program.name == "helm").collect();
+    Ok(programs(&helm)?.join("helm"))
 }
 
 /// Whether a package that these arguments of `cargo test` choose has tests that may need a control plane: those that

@@ -82,8 +82,13 @@ pub(super) static PROGRAMS: [Program; 10] = [
     program("kubelet", &KUBERNETES, "/cmd/kubelet", false),
     program("etcdctl", &ETCDCTL, "", false),
     program("kwok", &KWOK, "/cmd/kwok", false),
-    program("helm", &HELM, "/cmd/helm", false),
+    program("helm", &HELM, "/cmd/helm", true),
 ];
+
+/// The version of Kubernetes.
+pub(crate) fn kubernetes() -> &'static str {
+    KUBERNETES.version
+}
 
 /// Tells what was built with other pins from what is built with these.
 pub(super) fn key() -> String {

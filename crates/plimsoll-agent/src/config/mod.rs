@@ -6,6 +6,7 @@ use plimsoll_core::service::{NodeName, PolicyKind};
 use plimsoll_core::time::Span;
 use plimsoll_core::{balancer, guard, policy, view};
 use plimsoll_discovery::file::locate;
+use plimsoll_discovery::kubernetes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -207,9 +208,15 @@ impl Config {
         }
     }
 
-    /// It with this node's name in it, whatever that is from.
+    /// It with this node's name in it, whatever that is from, and with where the mesh finds the others in a cluster.
     pub fn effective(mut self) -> Result<Config, ConfigError> {
         self.node = Some(self.node_name()?.to_string());
+        if let plimsoll_discovery::Config::Kubernetes(cluster) = &mut self.discovery
+            && let plimsoll_store::Config::Mesh(mesh) = &self.store
+            && mesh.peers.is_empty()
+        {
+            cluster.agents.get_or_insert_with(|| kubernetes::config::AGENTS.to_owned());
+        }
         Ok(self)
     }
 

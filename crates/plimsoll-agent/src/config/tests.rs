@@ -97,3 +97,19 @@ fn a_mask_is_read_in_hex_and_shown_so() {
         );
     }
 }
+
+#[test]
+fn a_mesh_in_a_cluster_finds_the_others_by_itself() {
+    let agents = |cluster: &str, store: &str| {
+        let text = format!("node: n1\ndiscovery: {{kubernetes: {{{cluster}}}}}\nstore: {store}\n");
+        let config = Config::parse(&text).unwrap().effective().unwrap();
+        match config.discovery {
+            plimsoll_discovery::Config::Kubernetes(cluster) => cluster.agents,
+            plimsoll_discovery::Config::File(_) => panic!("it is from a cluster"),
+        }
+    };
+    assert_eq!(agents("", "{mesh: {key_file: /k}}").as_deref(), Some("plimsoll-agents"));
+    assert_eq!(agents("agents: net/ours", "{mesh: {key_file: /k}}").as_deref(), Some("net/ours"));
+    assert_eq!(agents("", "{mesh: {key_file: /k, peers: [n2]}}"), None, "whoever names peers means them");
+    assert_eq!(agents("", "local"), None);
+}

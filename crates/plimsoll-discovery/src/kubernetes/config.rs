@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::below::ProxyMode;
 
+/// The headless Service of the agents, where the configuration has none and a mesh asks for it.
+pub const AGENTS: &str = "plimsoll-agents";
+
 /// The section `discovery.kubernetes`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The kubeconfig file. Default: the service account of the Pod that the agent runs in; outside a cluster the
@@ -19,13 +22,32 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// The context in that file. Default: its current one.
     pub context: Option<String>,
+    /// The headless Service of the agents, as `name` in the agent's own namespace, or as `namespace/name`: its endpoints
+    /// are the nodes that a mesh meets. Default: `plimsoll-agents` where the store is a mesh without `peers`, else none.
+    pub agents: Option<String>,
     /// Whether annotations of a Namespace are the defaults of its Services. The agent then needs to list and watch
     /// `namespaces`.
     pub namespace_defaults: bool,
+    /// Whether what is not understood of a Service, or left to kube-proxy, is told as an Event on it, by one of the
+    /// agents. They then need to create and patch `events` of the API group `events.k8s.io`.
+    pub events: bool,
     /// Where kube-proxy tells what it does. As long as that is not known, Services are only observed. Its ranges of
     /// clients inside the cluster and its masqueradeAll hold for the nftables dataplane too, unless that has
     /// `local_sources`.
     pub kube_proxy: KubeProxy,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            kubeconfig: None,
+            context: None,
+            agents: None,
+            namespace_defaults: false,
+            events: true,
+            kube_proxy: KubeProxy::default(),
+        }
+    }
 }
 
 /// Where kube-proxy tells what it does. As long as that is not known, Services are only observed. Its ranges of clients
@@ -103,6 +125,14 @@ impl Config {
         }
         if *poll < Span::from_secs(1) || *poll > Span::from_secs(600) {
             return wrong("kubernetes.kube_proxy.poll", format!("{poll} is not between 1s and 10m"));
+        }
+        if let Some(agents) = &self.agents
+            && agents.split('/').any(str::is_empty) | (agents.split('/').count() > 2)
+        {
+            return wrong(
+                "kubernetes.agents",
+                format!("`{agents}` is neither the name of a Service nor namespace/name"),
+            );
         }
         match &self.kubeconfig {
             Some(path) if !path.is_file() => wrong(

@@ -12,10 +12,11 @@ use tokio::time::Instant;
 
 use super::cluster::Cluster;
 use super::config::{Assumed, Config};
+use super::events::Events;
 use super::facts::Facts;
-use super::known::Step;
+use super::known::{Known, Step};
 use super::news::{News, Source};
-use super::{object, watches};
+use super::{nodes, object, watches};
 use crate::below::{LocalSources, Proxy};
 use crate::remark::{Remark, Remarks};
 use crate::{Error, Health, Node};
@@ -34,6 +35,7 @@ pub(super) struct Outlets {
     pub(super) health: watch::Sender<Health>,
     pub(super) remarks: watch::Sender<Remarks>,
     pub(super) proxy: watch::Sender<Option<Proxy>>,
+    pub(super) events: Option<Events>,
 }
 
 /// What is known, and what is not.
@@ -45,6 +47,7 @@ pub(super) struct Follower {
     assumed: Option<Assumed>,
     facts: Option<Facts>,
     node: Option<object::Node>,
+    agents: Known<object::Agents>,
     /// The slices that are watched Service by Service.
     alone: BTreeMap<Arc<str>, JoinHandle<()>>,
     troubles: BTreeMap<Source, String>,
@@ -61,6 +64,9 @@ pub(super) async fn follow(client: Client, config: &Config, name: NodeName, outl
     let (sender, news) = mpsc::channel(NEWS);
     let mut running = JoinSet::new();
     watches::start(&mut running, &client, config, &name, &sender);
+    if let Some(events) = &outlets.events {
+        running.spawn(events.clone().write(client.clone(), sender.clone()));
+    }
     let mut awaited = vec![Source::Node];
     if config.namespace_defaults {
         awaited.push(Source::Namespaces);
@@ -76,6 +82,7 @@ pub(super) async fn follow(client: Client, config: &Config, name: NodeName, outl
         assumed: config.kube_proxy.assume.clone(),
         facts: None,
         node: None,
+        agents: Known::default(),
         alone: BTreeMap::new(),
         troubles: BTreeMap::new(),
         awaited,
@@ -96,7 +103,7 @@ impl Follower {
         self.outlets.proxy.send_replace(proxy.clone());
         let (services, remarks) = self.cluster.all();
         for (service, remarks) in &remarks {
-            log(service, remarks);
+            self.say(service, remarks, false);
         }
         self.outlets.remarks.send_replace(remarks);
         self.tell(ServiceChange::All(services)).await?;
@@ -152,7 +159,7 @@ impl Follower {
     async fn look(&mut self) -> Result<(), Unheard> {
         while let Some(news) = self.cluster.next() {
             if let Some(remarks) = news.remarks {
-                log(&news.service, &remarks);
+                self.say(&news.service, &remarks, true);
                 self.outlets.remarks.send_modify(|known| {
                     if remarks.is_empty() {
                         known.remove(&news.service);
@@ -193,6 +200,14 @@ impl Follower {
         Ok(())
     }
 
+    /// Says what there is to say of a Service now. `is_new`: it was otherwise just before.
+    fn say(&self, service: &Arc<str>, remarks: &[Remark], is_new: bool) {
+        log(service, remarks);
+        if let Some(events) = &self.outlets.events {
+            events.note(service, self.cluster.uid(service), remarks, is_new);
+        }
+    }
+
     async fn tell(&self, change: ServiceChange) -> Result<(), Unheard> {
         self.outlets.changes.send(Ok(change)).await.map_err(|_| Unheard)
     }
@@ -214,6 +229,7 @@ impl Follower {
                 }
                 self.cluster.namespaces(step);
             }
+            News::Agents(step) => self.agents(step),
             News::Node(step) => self.node(step),
             News::Proxy(facts) => {
                 self.facts = Some(facts);
@@ -238,13 +254,8 @@ impl Follower {
     fn node(&mut self, step: Step<object::Node>) {
         match step {
             Step::Set(node) => {
-                let listed: Arc<[Node]> = [Node { name: self.name.clone(), zone: node.zone.clone() }].into();
-                self.outlets.nodes.send_if_modified(|known| {
-                    let is_news = *known != listed;
-                    *known = listed;
-                    is_news
-                });
                 self.node = Some(node);
+                self.tell_nodes();
                 self.works(&Source::Node);
             }
             // A Node that is made anew comes back at once; one that is gone for good has no agent.
@@ -261,6 +272,32 @@ impl Follower {
                 }
             }
         }
+    }
+
+    fn agents(&mut self, step: Step<object::Agents>) {
+        let mut is_news = false;
+        self.agents.take(step, |_, _| is_news = true);
+        if is_news {
+            self.tell_nodes();
+        }
+        // The cluster's controller makes a slice for a Service that has no endpoints, too.
+        if self.agents.iter().next().is_some() {
+            self.works(&Source::NoAgents);
+        } else if self.agents.is_listed() {
+            let what = "the agents: the Service that `discovery.kubernetes.agents` names has no EndpointSlices, so no \
+                        other node is met through it; does it exist in that namespace, and does its selector fit the \
+                        agents' Pods?";
+            self.fails(Source::NoAgents, what.into());
+        }
+    }
+
+    fn tell_nodes(&self) {
+        let listed = nodes::listed(&self.name, self.node.as_ref(), self.agents.iter());
+        self.outlets.nodes.send_if_modified(|known| {
+            let is_news = *known != listed;
+            *known = listed;
+            is_news
+        });
     }
 
     /// What is known of kube-proxy, with what it means on this node.

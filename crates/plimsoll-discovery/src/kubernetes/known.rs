@@ -35,6 +35,12 @@ impl Named for object::Slice {
     }
 }
 
+impl Named for object::Agents {
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 impl Named for object::Namespace {
     fn name(&self) -> &str {
         &self.name

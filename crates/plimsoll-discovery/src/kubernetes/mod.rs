@@ -12,6 +12,7 @@ mod annotations;
 mod mapping;
 mod facts;
 mod known;
+mod nodes;
 mod cluster;
 mod wire;
 mod kube_proxy;
@@ -19,6 +20,7 @@ mod news;
 mod trouble;
 mod watching;
 mod watches;
+mod events;
 mod follow;
 
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use plimsoll_core::service::{NodeName, ServiceChange};
 use tokio::sync::{mpsc, watch};
 
 pub use self::config::Config;
+use self::events::Events;
 use self::follow::{Outlets, follow};
 use crate::below::Proxy;
 use crate::remark::Remarks;
@@ -50,6 +53,8 @@ pub struct KubernetesDiscovery {
     health: watch::Receiver<Health>,
     remarks: watch::Receiver<Remarks>,
     proxy: watch::Receiver<Option<Proxy>>,
+    /// Those that are written on Services, if any are.
+    events: Option<Events>,
 }
 
 impl KubernetesDiscovery {
@@ -62,7 +67,8 @@ impl KubernetesDiscovery {
         let (health, health_receiver) = watch::channel(Health::default());
         let (remarks, remarks_receiver) = watch::channel(Remarks::default());
         let (proxy, proxy_receiver) = watch::channel(None);
-        let outlets = Outlets { changes, nodes, health, remarks, proxy };
+        let events = config.events.then(|| Events::new(node.clone()));
+        let outlets = Outlets { changes, nodes, health, remarks, proxy, events: events.clone() };
         let (config, node) = (config.clone(), node.clone());
         let (made, outcome) = std::sync::mpsc::sync_channel(1);
         let run = move || {
@@ -94,6 +100,7 @@ impl KubernetesDiscovery {
             health: health_receiver,
             remarks: remarks_receiver,
             proxy: proxy_receiver,
+            events,
         })
     }
 }
@@ -118,6 +125,12 @@ impl Discovery for KubernetesDiscovery {
 
     fn proxy(&self) -> watch::Receiver<Option<Proxy>> {
         self.proxy.clone()
+    }
+
+    fn live(&self, nodes: &[NodeName]) {
+        if let Some(events) = &self.events {
+            events.live(nodes);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::facts::Facts;
 use super::known::Step;
-use super::object::{Namespace, Node, Service, Slice};
+use super::object::{Agents, Namespace, Node, Service, Slice};
 
 /// Something that was learnt.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub(super) enum News {
     Slices(Step<Slice>),
     /// Of the slices of one Service.
     SlicesOf(Arc<str>, Step<Slice>),
+    /// Of the slices of the Service of the agents.
+    Agents(Step<Agents>),
     /// Of this node's Node.
     Node(Step<Node>),
     /// Of namespaces.
@@ -34,6 +36,11 @@ pub(super) enum Source {
     Services,
     Slices,
     SlicesOf(Arc<str>),
+    Agents,
+    /// That there are such.
+    NoAgents,
+    /// Those that are written.
+    Events,
     Node,
     Namespaces,
     /// kube-proxy's answers.
@@ -47,10 +54,11 @@ impl Source {
     pub(super) const fn resource(&self) -> (&'static str, &'static str) {
         match self {
             Source::Services => ("services", ""),
-            Source::Slices | Source::SlicesOf(_) => ("endpointslices", "discovery.k8s.io"),
+            Source::Slices | Source::SlicesOf(_) | Source::Agents => ("endpointslices", "discovery.k8s.io"),
             Source::Node => ("nodes", ""),
             Source::Namespaces => ("namespaces", ""),
-            Source::Proxy | Source::ProxyHere => ("", ""),
+            Source::Events => ("events", "events.k8s.io"),
+            Source::NoAgents | Source::Proxy | Source::ProxyHere => ("", ""),
         }
     }
 }
@@ -61,6 +69,9 @@ impl fmt::Display for Source {
             Source::Services => f.write_str("Services"),
             Source::Slices => f.write_str("EndpointSlices"),
             Source::SlicesOf(service) => write!(f, "EndpointSlices of {service}"),
+            Source::NoAgents => f.write_str("the Service of the agents"),
+            Source::Events => f.write_str("Events"),
+            Source::Agents => f.write_str("EndpointSlices of the agents"),
             Source::Node => f.write_str("this node's Node"),
             Source::Namespaces => f.write_str("Namespaces"),
             Source::Proxy => f.write_str("kube-proxy"),

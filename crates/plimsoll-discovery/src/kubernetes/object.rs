@@ -32,6 +32,7 @@ pub(super) type Annotations = BTreeMap<Box<str>, Box<str>>;
 pub(super) struct Service {
     /// Namespace and name, as in `shop/web`.
     pub(super) name: Arc<str>,
+    pub(super) uid: Box<str>,
     pub(super) balance: Box<str>,
     /// Other labels of ours, which mean nothing.
     pub(super) strange_labels: Vec<Box<str>>,
@@ -108,6 +109,14 @@ pub(super) struct Node {
     pub(super) addresses: Vec<IpAddr>,
 }
 
+/// A slice of the endpoints of the Service of the agents.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Agents {
+    /// Namespace and name of the slice.
+    pub(super) name: Box<str>,
+    pub(super) nodes: Vec<crate::Node>,
+}
+
 /// A Namespace and what it says of its Services.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Namespace {
@@ -176,6 +185,7 @@ impl Service {
         let timeout = timeout.and_then(|client| client.timeout_seconds).map(Duration::from_secs);
         Service {
             name: full_name(&object.metadata).into(),
+            uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
             balance: label(BALANCE).map(String::as_str).unwrap_or_default().into(),
             strange_labels: strange.map(|name| name.as_str().into()).collect(),
             annotations: ours(&object.metadata),
@@ -330,6 +340,25 @@ impl Node {
             zone: zone.filter(|zone| !zone.is_empty()).map(|zone| zone.as_str().into()),
             pod_ranges: object.spec.pod_cidrs.iter().filter_map(|range| range.parse().ok()).collect(),
             addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
+        }
+    }
+}
+
+impl Agents {
+    /// What is remembered of an object of the API. An agent is known by its node.
+    pub(super) fn read(object: &wire::EndpointSlice) -> Agents {
+        let node = |endpoint: &wire::Endpoint| {
+            let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
+            let name = endpoint.node_name.as_deref().filter(|name| !name.is_empty())?;
+            is_usable(address).then(|| crate::Node {
+                name: NodeName::new(name),
+                zone: endpoint.zone.as_deref().map(Arc::from),
+                addresses: vec![address],
+            })
+        };
+        Agents {
+            name: full_name(&object.metadata).into(),
+            nodes: object.endpoints.iter().filter_map(node).collect(),
         }
     }
 }

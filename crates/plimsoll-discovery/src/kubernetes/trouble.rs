@@ -25,14 +25,18 @@ pub(super) fn describe(error: &watcher::Error, source: &Source) -> String {
 /// The server answered with an error.
 pub(super) fn answered(code: u16, message: &str, source: &Source) -> String {
     let (resource, group) = source.resource();
+    let (doing, verbs) = match source {
+        Source::Events => ("write", "`create` and `patch`"),
+        _ => ("list and watch", "`list` and `watch`"),
+    };
     match code {
         401 => format!(
             "{source}: the API server does not accept who this agent says it is (401): its token or certificate has \
              expired or is of another cluster; check the Pod's service account, or the user in the kubeconfig"
         ),
         403 => format!(
-            "{source}: the API server does not let this agent list and watch them (403: {message}); give its \
-             ClusterRole the verbs `list` and `watch` on the resource `{resource}` of the API group \"{group}\""
+            "{source}: the API server does not let this agent {doing} them (403: {message}); give its \
+             ClusterRole the verbs {verbs} on the resource `{resource}` of the API group \"{group}\""
         ),
         404 => format!(
             "{source}: the API server does not know the resource `{resource}` (404: {message}); discovery.k8s.io/v1 \

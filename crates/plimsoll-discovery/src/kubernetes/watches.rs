@@ -43,6 +43,18 @@ pub(super) fn start(
         sender: sender.clone(),
     };
     running.spawn(slices.run());
+    if let Some(agents) = &config.agents {
+        let (namespace, name) = agents.split_once('/').unwrap_or((client.default_namespace(), agents));
+        let agents = Watching {
+            api: Api::<wire::EndpointSlice>::namespaced(client.clone(), namespace),
+            selection: watcher::Config::default().labels(&format!("{SERVICE_NAME}={name}")),
+            source: Source::Agents,
+            read: Box::new(|object| Some(object::Agents::read(object))),
+            news: Box::new(News::Agents),
+            sender: sender.clone(),
+        };
+        running.spawn(agents.run());
+    }
     let node = Watching {
         api: Api::<wire::Node>::all(client.clone()),
         selection: watcher::Config::default().fields(&format!("metadata.name={node}")),

@@ -102,6 +102,7 @@ pub(super) struct Endpoint {
     #[serde(deserialize_with = "null_is_none")]
     pub(super) conditions: Conditions,
     pub(super) node_name: Option<String>,
+    pub(super) zone: Option<String>,
     #[serde(deserialize_with = "null_is_none")]
     pub(super) hints: Hints,
 }

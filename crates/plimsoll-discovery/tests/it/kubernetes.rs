@@ -13,26 +13,30 @@ use plimsoll_lab::control_plane::{self, ControlPlane, KubeProxy, Kubectl, Settin
 use plimsoll_lab::namespace::Namespace;
 use tokio::runtime::Runtime;
 
-const SOON: Duration = Duration::from_mins(1);
+pub(crate) const SOON: Duration = Duration::from_mins(1);
 
 /// A discovery beside a control plane, and the Services as it told of them.
-struct Found {
+pub(crate) struct Found {
     runtime: Runtime,
-    discovery: Box<dyn Discovery>,
-    services: BTreeMap<ServiceId, Arc<Service>>,
+    pub(crate) discovery: Box<dyn Discovery>,
+    pub(crate) services: BTreeMap<ServiceId, Arc<Service>>,
     /// The changes that were told, but the first.
-    told: usize,
+    pub(crate) told: usize,
 }
 
 impl Found {
     /// Starts it in a namespace.
-    fn start(namespace: &Namespace, config: kubernetes::Config) -> Found {
-        let namespace = namespace.clone();
+    pub(crate) fn start(namespace: &Namespace, config: kubernetes::Config) -> Found {
+        Found::start_on("n1", namespace, config)
+    }
+
+    /// The same on a node of this name.
+    pub(crate) fn start_on(node: &str, namespace: &Namespace, config: kubernetes::Config) -> Found {
+        let (node, namespace) = (NodeName::new(node), namespace.clone());
         let build = move || {
             namespace.enter().unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let discovery =
-                runtime.block_on(async { build(&Config::Kubernetes(config), &NodeName::new("n1")) }).unwrap();
+            let discovery = runtime.block_on(async { build(&Config::Kubernetes(config), &node) }).unwrap();
             (runtime, discovery)
         };
         // Its thread is where it was started from.
@@ -41,7 +45,7 @@ impl Found {
     }
 
     /// Takes changes in until this holds.
-    fn until(&mut self, what: &str, holds: impl Fn(&Found) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, holds: impl Fn(&Found) -> bool) {
         let deadline = std::time::Instant::now() + SOON;
         while !holds(self) {
             let left = deadline.saturating_duration_since(std::time::Instant::now());
@@ -77,16 +81,16 @@ impl Found {
     }
 
     /// The addresses of the endpoints of a Service.
-    fn endpoints(&self, name: &str) -> Vec<String> {
+    pub(crate) fn endpoints(&self, name: &str) -> Vec<String> {
         let service = self.service(name);
         service.map_or(Vec::new(), |s| s.endpoints.iter().map(|e| e.id.address.to_string()).collect())
     }
 
-    fn trouble(&self) -> String {
+    pub(crate) fn trouble(&self) -> String {
         self.discovery.health().borrow().last_error.as_deref().unwrap_or_default().to_owned()
     }
 
-    fn remarks(&self, service: &str) -> String {
+    pub(crate) fn remarks(&self, service: &str) -> String {
         let remarks = self.discovery.remarks();
         let remarks = remarks.borrow();
         let of_service =
@@ -95,12 +99,12 @@ impl Found {
     }
 }
 
-fn plane() -> ControlPlane {
+pub(crate) fn plane() -> ControlPlane {
     ControlPlane::start(Settings::new(&Namespace::new("kubernetes").unwrap())).unwrap()
 }
 
 /// A configuration that takes for granted what kube-proxy would say.
-fn config(kubeconfig: PathBuf) -> kubernetes::Config {
+pub(crate) fn config(kubeconfig: PathBuf) -> kubernetes::Config {
     let mut config = kubernetes::Config { kubeconfig: Some(kubeconfig), ..kubernetes::Config::default() };
     config.kube_proxy.assume = Some(kubernetes::config::Assumed {
         mode: kubernetes::config::AssumedMode::Nftables,
@@ -111,14 +115,14 @@ fn config(kubeconfig: PathBuf) -> kubernetes::Config {
     config
 }
 
-fn service(name: &str, labels: &str, spec: &str) -> String {
+pub(crate) fn service(name: &str, labels: &str, spec: &str) -> String {
     format!(
         "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, labels: {{{labels}}}}}, \
           spec: {{{spec}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}}}\n---\n"
     )
 }
 
-fn slice(name: &str, of: &str, labels: &str, addresses: &[&str]) -> String {
+pub(crate) fn slice(name: &str, of: &str, labels: &str, addresses: &[&str]) -> String {
     let endpoints: Vec<String> =
         addresses.iter().map(|address| format!("{{addresses: ['{address}'], nodeName: n1}}")).collect();
     format!(
@@ -129,12 +133,12 @@ fn slice(name: &str, of: &str, labels: &str, addresses: &[&str]) -> String {
     )
 }
 
-const ON: &str = "plimsoll.dev/balance: enabled";
-const WEB: &str = "default/web:http/ipv4";
+pub(crate) const ON: &str = "plimsoll.dev/balance: enabled";
+pub(crate) const WEB: &str = "default/web:http/ipv4";
 const HAND: &str = "default/hand:http/ipv4";
 
 /// A Service that is switched on, with a slice as the cluster's controller would write it.
-fn web(kubectl: &Kubectl, addresses: &[&str]) {
+pub(crate) fn web(kubectl: &Kubectl, addresses: &[&str]) {
     let objects =
         [service("web", ON, "selector: {app: web}"), slice("web-1", "web", &format!(", {ON}"), addresses)];
     kubectl.apply(&objects.concat()).unwrap();

@@ -5,3 +5,6 @@
 mod corpus;
 mod file;
 mod kubernetes;
+mod rights;
+mod events;
+mod admission;

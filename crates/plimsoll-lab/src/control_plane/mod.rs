@@ -24,6 +24,7 @@ mod kubectl;
 mod plane;
 mod kube_proxy;
 mod controllers;
+mod install;
 
 pub use controllers::ControllerManager;
 pub use error::Error;

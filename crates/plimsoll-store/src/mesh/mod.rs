@@ -50,10 +50,12 @@ pub struct Config {
     /// Where this node receives datagrams.
     pub bind: SocketAddr,
     /// Where the others reach it, if that is not `bind`. Must be given if `bind` is unspecified and the node has
-    /// several addresses; a port of 0 means that of `bind`.
+    /// several addresses, unless the discovery knows this node's: in Kubernetes that is the `InternalIP` of its Node. A
+    /// port of 0 means that of `bind`.
     pub advertise: Option<SocketAddr>,
     /// Nodes to join, as `host:port` or `host`. Any one that answers is enough; a name may stand for many
-    /// addresses. What does not resolve or answer is retried.
+    /// addresses. What does not resolve or answer is retried. In Kubernetes none are needed: see
+    /// `discovery.kubernetes.agents`.
     pub peers: Vec<String>,
     /// A file with the mesh's keys, one a line, 32 bytes each in hex or base64. The first seals, all open. It is
     /// read again when it changes.

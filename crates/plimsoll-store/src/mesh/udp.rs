@@ -20,7 +20,7 @@ use super::machine::{Input, Machine, Me, Output};
 use super::membership::MAX_NAME;
 use super::seal::{KeyRing, MAX_DATAGRAM};
 use super::{Config, key, with_port};
-use crate::{Error, Health, Heard, Store};
+use crate::{Error, Found, Health, Heard, Store};
 
 /// How often the key file is looked at and the health is renewed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -114,7 +114,7 @@ impl Inbox {
 
 impl Mesh {
     /// Binds the socket and starts the mesh's task.
-    pub async fn open(config: Config, node: NodeName) -> Result<Mesh, Error> {
+    pub async fn open(config: Config, node: NodeName, found: Found) -> Result<Mesh, Error> {
         config.check()?;
         if node.as_str().is_empty() || node.as_str().len() > MAX_NAME {
             let reason = format!("`{node}` must have 1 to {MAX_NAME} bytes");
@@ -128,7 +128,10 @@ impl Mesh {
             Some(address) if address.port() != 0 => address,
             Some(address) => SocketAddr::new(address.ip(), bound.port()),
             None if !bound.ip().is_unspecified() => bound,
-            None => SocketAddr::new(own_address(bound, &peers).await?, bound.port()),
+            None => match found.own.iter().find(|own| bound.is_ipv6() || own.is_ipv4()) {
+                Some(own) => SocketAddr::new(*own, bound.port()),
+                None => SocketAddr::new(own_address(bound, &peers).await?, bound.port()),
+            },
         };
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let me = Me { name: node, address, generation: since_epoch.as_millis() as u64 };
@@ -146,6 +149,7 @@ impl Mesh {
             origin,
             socket,
             dual: bound.is_ipv6(),
+            address,
             inbox: Arc::clone(&inbox),
             health,
             keys,
@@ -156,7 +160,7 @@ impl Mesh {
         let resolver = AbortOnDrop(tokio::spawn(resolve(peers, resolved)));
         let task = tokio::spawn(async move {
             let _resolver = resolver;
-            task.run(report_receiver, leave_receiver, resolved_receiver).await
+            task.run(report_receiver, leave_receiver, resolved_receiver, found.nodes).await
         });
         tracing::info!(%bound, advertised = %address, "the mesh listens");
         Ok(Mesh { report, inbox, health: health_receiver, leave: Some(leave), task, address, left: false })
@@ -238,6 +242,8 @@ struct Task {
     socket: UdpSocket,
     /// Whether the socket is an IPv6 one, which takes IPv4 addresses only as mapped ones.
     dual: bool,
+    /// Where the others reach this node.
+    address: SocketAddr,
     inbox: Arc<Inbox>,
     health: watch::Sender<(Instant, Health)>,
     keys: Keys,
@@ -252,7 +258,9 @@ impl Task {
         mut report: watch::Receiver<Option<(Instant, Arc<Report>)>>,
         mut leave: oneshot::Receiver<()>,
         mut resolved: watch::Receiver<Resolved>,
+        mut found: watch::Receiver<Arc<[IpAddr]>>,
     ) -> Result<(), Error> {
+        found.mark_changed();
         // One byte more than a datagram may have, to notice those that are longer.
         let mut buffer = [0; MAX_DATAGRAM + 1];
         let mut look = tokio::time::interval(LOOK);
@@ -274,7 +282,11 @@ impl Task {
                     }
                 }
                 Ok(()) = resolved.changed() => {
-                    let peers = resolved.borrow_and_update().addresses.clone();
+                    let peers = self.peers(&resolved.borrow_and_update(), &found.borrow());
+                    self.step(Input::Peers(peers));
+                }
+                Ok(()) = found.changed() => {
+                    let peers = self.peers(&resolved.borrow(), &found.borrow_and_update());
                     self.step(Input::Peers(peers));
                 }
                 _ = look.tick() => {
@@ -296,6 +308,15 @@ impl Task {
             }
             self.flush().await;
         }
+    }
+
+    /// Those that are configured, and those that were found: in the family and at the port that this node has itself,
+    /// since one configuration serves all of them.
+    fn peers(&self, resolved: &Resolved, found: &[IpAddr]) -> Vec<SocketAddr> {
+        let alike = found.iter().filter(|found| found.is_ipv4() == self.address.is_ipv4());
+        let found = alike.map(|found| SocketAddr::new(*found, self.address.port()));
+        let peers: BTreeSet<SocketAddr> = resolved.addresses.iter().copied().chain(found).collect();
+        peers.into_iter().collect()
     }
 
     fn step(&mut self, input: Input<'_>) {

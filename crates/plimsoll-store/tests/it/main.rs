@@ -4,6 +4,7 @@
 mod corpus;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 use plimsoll_core::report::{EndpointReport, Report};
 use plimsoll_core::service::{EndpointId, NodeName, Protocol};
 use plimsoll_store::mesh::{self, Mesh};
-use plimsoll_store::{Config, Error, Heard, Store, build};
+use plimsoll_store::{Config, Error, Found, Heard, Store, build};
+use tokio::sync::watch;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -51,7 +53,11 @@ struct Node {
 
 impl Node {
     async fn open(name: &'static str, config: mesh::Config) -> Node {
-        let store = Mesh::open(config, NodeName::new(name)).await.unwrap();
+        Node::open_with(name, config, Found::nothing()).await
+    }
+
+    async fn open_with(name: &'static str, config: mesh::Config, found: Found) -> Node {
+        let store = Mesh::open(config, NodeName::new(name), found).await.unwrap();
         Node { name, store, live: BTreeSet::new(), open: BTreeMap::new(), heard: 0 }
     }
 
@@ -149,9 +155,50 @@ async fn three_nodes_share_reports_rotate_their_key_and_part() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_are_found_meet_at_their_common_port() {
+    let places: [IpAddr; 3] = ["127.0.0.11", "127.0.0.12", "127.0.0.13"].map(|place| place.parse().unwrap());
+    let port = std::net::UdpSocket::bind((places[0], 0)).unwrap().local_addr().unwrap().port();
+    let (tell, nodes) = watch::channel(Arc::from([]));
+    let config = |bind: IpAddr| mesh::Config { bind: (bind, port).into(), ..loopback() };
+    let found = || Found { own: Vec::new(), nodes: nodes.clone() };
+    let mut all = Vec::new();
+    for (name, place) in ["a", "b"].into_iter().zip(places) {
+        all.push(Node::open_with(name, config(place), found()).await);
+    }
+    run_until(&mut all, 1, "nobody is met before anybody is found", |nodes| {
+        nodes.iter().all(|node| node.live.is_empty())
+    })
+    .await;
+    // With this node among them, and with an address of the other family that nobody has.
+    tell.send_replace([places[0], places[1], "::1".parse().unwrap()].into());
+    run_until(&mut all, 2, "two are found", all_have(2, 1)).await;
+    all.push(Node::open_with("c", config(places[2]), found()).await);
+    tell.send_replace(places.into());
+    run_until(&mut all, 3, "all are found", all_have(3, 2)).await;
+}
+
+#[tokio::test]
+async fn what_others_call_this_node_is_advertised() {
+    let own: [IpAddr; 2] = ["2001:db8::7", "192.0.2.7"].map(|own| own.parse().unwrap());
+    let open = async |config: mesh::Config, own: &[IpAddr]| {
+        let found = Found { own: own.to_vec(), ..Found::nothing() };
+        let mesh =
+            Mesh::open(mesh::Config { insecure: true, ..config }, NodeName::new("a"), found).await.unwrap();
+        mesh.address().ip().to_string()
+    };
+    let everywhere = |bind: &str| mesh::Config { bind: bind.parse().unwrap(), ..mesh::Config::default() };
+    assert_eq!(open(everywhere("0.0.0.0:0"), &own).await, "192.0.2.7", "the first that its socket can have");
+    let set = mesh::Config { advertise: Some("192.0.2.9:0".parse().unwrap()), ..everywhere("0.0.0.0:0") };
+    assert_eq!(open(set, &own).await, "192.0.2.9", "what is set comes first");
+    assert_eq!(open(loopback(), &own).await, "127.0.0.1", "and where it listens");
+}
+
 #[tokio::test]
 async fn a_mesh_without_a_key_stays_on_loopback() {
-    let open = async |config: mesh::Config| build(Config::Mesh(config), NodeName::new("a")).await.map(|_| ());
+    let open = async |config: mesh::Config| {
+        build(Config::Mesh(config), NodeName::new("a"), Found::nothing()).await.map(|_| ())
+    };
     assert!(open(loopback()).await.is_ok());
     let exposed = mesh::Config { bind: "0.0.0.0:0".parse().unwrap(), ..loopback() };
     let error = open(exposed.clone()).await.unwrap_err();
@@ -168,7 +215,11 @@ async fn a_mesh_without_a_key_stays_on_loopback() {
 #[tokio::test]
 async fn bad_settings_are_clear_errors() {
     let error = async |config: mesh::Config| {
-        build(Config::Mesh(config), NodeName::new("a")).await.err().expect("an error").to_string()
+        build(Config::Mesh(config), NodeName::new("a"), Found::nothing())
+            .await
+            .err()
+            .expect("an error")
+            .to_string()
     };
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let bind = taken.local_addr().unwrap();
@@ -186,12 +237,12 @@ async fn bad_settings_are_clear_errors() {
     let text = error(mesh::Config { peers: vec!["http://somewhere/".to_owned()], ..loopback() }).await;
     assert!(text.contains("`http://somewhere/`"), "{text}");
     let name = NodeName::new(&"x".repeat(254));
-    assert!(build(Config::Mesh(loopback()), name).await.is_err());
+    assert!(build(Config::Mesh(loopback()), name, Found::nothing()).await.is_err());
 }
 
 #[tokio::test]
 async fn a_store_for_one_node_hears_nothing() {
-    let mut store = build(Config::Local, NodeName::new("a")).await.unwrap();
+    let mut store = build(Config::Local, NodeName::new("a"), Found::nothing()).await.unwrap();
     store.publish(report("a", 1, 1)).await.unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(10), store.next()).await.is_err());
     store.leave().await.unwrap();

@@ -143,8 +143,7 @@ impl Agent {
     }
 
     fn get<T: serde::de::DeserializeOwned + Send>(&self, path: &str) -> anyhow::Result<T> {
-        let agent = Client { agent: "127.0.0.1:9653".into() };
-        self.namespace.run(|| agent.get(path))
+        self.namespace.run(|| Client::here().get(path))
     }
 }
 

@@ -41,6 +41,14 @@ enum Peer {
 /// Tries the configured peers; each is sent one empty datagram, which an agent drops.
 pub(super) fn check(config: &Config) -> Vec<Finding> {
     let plimsoll_store::Config::Mesh(mesh) = &config.store else { return Vec::new() };
+    if let plimsoll_discovery::Config::Kubernetes(cluster) = &config.discovery
+        && mesh.peers.is_empty()
+    {
+        let agents = cluster.agents.as_deref().unwrap_or(plimsoll_discovery::kubernetes::config::AGENTS);
+        let what =
+            format!("the peers are the endpoints of the Service {agents}, which a running agent looks up");
+        return vec![Finding::ok("mesh-peers", what)];
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

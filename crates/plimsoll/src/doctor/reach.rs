@@ -124,7 +124,7 @@ pub(super) fn agent(listen: SocketAddr) -> Option<Status> {
             Ipv6Addr::LOCALHOST.into()
         });
     }
-    Agent { agent: address.to_string() }.get("/v1/status").ok()
+    Agent::at(address).get("/v1/status").ok()
 }
 
 fn tried(result: &std::io::Result<()>) -> Port {

@@ -24,6 +24,7 @@ ENDPOINTS, HELD BACK and OPEN; of the endpoints first FAIR, then NODE, OPEN, LIM
 
 Examples:
   plimsoll top
+  kubectl plimsoll top --node worker-3
   plimsoll top shop/web --every 0.2
   plimsoll status -o json            the same figures once, for programs")]
 pub(crate) struct Options {

@@ -35,6 +35,8 @@ pub(crate) struct Agent {
     pub(crate) config: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    /// Whether it may do no more than in its container.
+    pub(crate) confined: bool,
 }
 
 impl Agent {
@@ -43,7 +45,7 @@ impl Agent {
         let at = directory.join(format!("node{node}.yaml"));
         std::fs::write(&at, config).unwrap();
         let log = directory.join(format!("node{node}.log"));
-        Agent { namespace: namespace.clone(), config: at, log, child: None }
+        Agent { namespace: namespace.clone(), config: at, log, child: None, confined: false }
     }
 
     /// Starts it, without waiting for anything.
@@ -51,6 +53,12 @@ impl Agent {
         assert!(self.child.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let mut command = plimsoll();
+        if self.confined {
+            command = Command::new("setpriv");
+            // As the chart's securityContext: root with this one capability, and no way to more.
+            command.args(["--bounding-set=-all,+net_admin", "--inh-caps=-all", "--no-new-privs", "--"]);
+            command.arg(plimsoll().get_program()).stdin(Stdio::null()).env_remove("PLIMSOLL_LOG");
+        }
         command.arg("agent").arg("--config").arg(&self.config).stdout(Stdio::null()).stderr(log);
         self.child = Some(self.namespace.start(&mut command).unwrap());
     }

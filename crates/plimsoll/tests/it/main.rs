@@ -8,6 +8,7 @@ mod stage;
 
 mod api;
 mod bad_input;
+mod chart;
 mod check_config;
 mod counts;
 mod doctor;
@@ -15,6 +16,8 @@ mod dry_run;
 mod ends;
 mod foreign;
 mod kubernetes;
+mod in_cluster;
+mod kubectl;
 mod partition;
 mod record;
 mod removal;

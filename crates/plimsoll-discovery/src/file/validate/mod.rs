@@ -179,7 +179,11 @@ impl<'a> Check<'a> {
         *self.names = Names::listed(nodes.iter().map(|node| NodeName::new(&node.name)));
         nodes
             .iter()
-            .map(|node| Node { name: self.names.get(&node.name), zone: node.zone.as_deref().map(Arc::from) })
+            .map(|node| Node {
+                name: self.names.get(&node.name),
+                zone: node.zone.as_deref().map(Arc::from),
+                addresses: Vec::new(),
+            })
             .collect()
     }
 

@@ -112,6 +112,11 @@ impl Cluster {
         self.alone.contains_key(service)
     }
 
+    /// Which Service of this name is there; empty if none is.
+    pub(super) fn uid(&self, service: &str) -> &str {
+        self.services.get(service).map_or("", |service| &service.uid)
+    }
+
     /// Whether there is a Service to look at again.
     pub(super) fn is_due(&self) -> bool {
         !self.due.is_empty()

@@ -135,19 +135,16 @@ impl Search {
         let mut order = Vec::with_capacity(all);
         let (mut at, mut least) = (start, 0);
         while order.len() < all && self.tries < enough {
-            match (least..self.kinds.len()).find(|kind| self.fits(*kind, at)) {
-                Some(kind) => {
-                    self.kinds[kind].left -= 1;
-                    at = self.circle.behind(at, self.kinds[kind].steps);
-                    order.push(kind);
-                    least = 0;
-                }
-                None => {
-                    let Some(kind) = order.pop() else { break };
-                    self.kinds[kind].left += 1;
-                    at = at.wrapping_sub(self.kinds[kind].steps) & (self.circle.steps - 1);
-                    least = kind + 1;
-                }
+            if let Some(kind) = (least..self.kinds.len()).find(|kind| self.fits(*kind, at)) {
+                self.kinds[kind].left -= 1;
+                at = self.circle.behind(at, self.kinds[kind].steps);
+                order.push(kind);
+                least = 0;
+            } else {
+                let Some(kind) = order.pop() else { break };
+                self.kinds[kind].left += 1;
+                at = at.wrapping_sub(self.kinds[kind].steps) & (self.circle.steps - 1);
+                least = kind + 1;
             }
         }
         for kind in &order {

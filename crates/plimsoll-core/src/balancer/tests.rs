@@ -132,6 +132,18 @@ fn running() -> Balancer {
     balancer
 }
 
+/// The same after 2.6 s in which connections to endpoint 1 lasted, so that it may get more than its part once it has room.
+fn settled() -> Balancer {
+    let mut balancer = running();
+    for i in 1..=10 {
+        balancer.on(at(0.2 * f64::from(i)), lasting(2 * i));
+        balancer.on(at(0.2 * f64::from(i)), Event::Applied(Ok(())));
+    }
+    balancer.on(at(2.6), Event::Wake);
+    balancer.on(at(2.6), Event::Applied(Ok(())));
+    balancer
+}
+
 #[test]
 fn the_first_plan_is_fresh_and_whole() {
     let mut balancer = balancer();
@@ -174,14 +186,7 @@ fn counts_are_published_at_once() {
 
 #[test]
 fn a_decision_follows_a_report_within_a_tenth_of_the_interval() {
-    let mut balancer = running();
-    for i in 1..=10 {
-        // Connections to endpoint 1 last, so that it may get more than its part once it has room.
-        balancer.on(at(0.2 * f64::from(i)), lasting(2 * i));
-        balancer.on(at(0.2 * f64::from(i)), Event::Applied(Ok(())));
-    }
-    balancer.on(at(2.6), Event::Wake);
-    balancer.on(at(2.6), Event::Applied(Ok(())));
+    let mut balancer = settled();
     let commands = balancer.on(at(2.7), report("n2", &[(2, 400)]));
     assert!(plans(commands).is_empty(), "not per event");
     assert!(balancer.next_wake() <= at(2.72));
@@ -193,13 +198,7 @@ fn a_decision_follows_a_report_within_a_tenth_of_the_interval() {
 
 #[test]
 fn after_a_change_the_next_waits_for_a_quarter_of_the_interval_unless_endpoints_change() {
-    let mut balancer = running();
-    for i in 1..=10 {
-        balancer.on(at(0.2 * f64::from(i)), lasting(2 * i));
-        balancer.on(at(0.2 * f64::from(i)), Event::Applied(Ok(())));
-    }
-    balancer.on(at(2.6), Event::Wake);
-    balancer.on(at(2.6), Event::Applied(Ok(())));
+    let mut balancer = settled();
     balancer.on(at(2.7), report("n2", &[(2, 400)]));
     plan(balancer.on(at(2.72), Event::Wake));
     balancer.on(at(2.72), Event::Applied(Ok(())));

@@ -170,10 +170,10 @@ fn nft_file(scene: &Scene, maps: &[String], round: usize) -> Result<String> {
         let steps = steps(weights.len()).context("ten endpoints have steps")?;
         let _ = write!(text, "flush map inet plimsoll {map}\nadd element inet plimsoll {map} {{ ");
         let mut from = 1;
-        for (weighted, width) in table.cluster.iter().zip(lay_out(&weights, steps)) {
-            let address = weighted.endpoint.address;
-            let _ = write!(text, "0:{from:x}-0:{:x} : {address} . {PORT}, ", from + width - 1);
-            from += width;
+        for interval in lay_out(&weights, steps, 0, &[]) {
+            let address = table.cluster[interval.endpoint].endpoint.address;
+            let _ = write!(text, "0:{from:x}-0:{:x} : {address} . {PORT}, ", from + interval.steps - 1);
+            from += interval.steps;
         }
         text.push_str("}\n");
     }

@@ -1,6 +1,6 @@
 //! How close the order of choices stays to the exact shares.
 
-use plimsoll_core::order::{lay_out, steps, value};
+use plimsoll_core::order::{lay_out, parts, steps, value};
 use plimsoll_lab::random::Random;
 
 use crate::row::{Bound, Row, Unit};
@@ -16,9 +16,9 @@ pub(crate) fn deviation() -> Vec<Row> {
         let endpoints = 2 + random.below(49);
         let weights: Vec<u32> = (0..endpoints).map(|_| 1 + random.below(4096) as u32).collect();
         let Some(steps) = steps(endpoints) else { continue };
-        let parts = lay_out(&weights, steps);
+        let parts = parts(&weights, steps);
         let offset = random.below(steps as usize) as u32;
-        ours.push(largest(&parts, by_steps(&parts, offset)));
+        ours.push(largest(&parts, by_steps(&weights, steps, offset)));
         smooth.push(largest(&parts, smooth_round_robin(&parts)));
     }
     let worst = |all: &[f64]| all.iter().fold(0.0, |a: f64, b| a.max(*b));
@@ -29,9 +29,9 @@ pub(crate) fn deviation() -> Vec<Row> {
 }
 
 /// As the dataplane chooses.
-fn by_steps(parts: &[u32], offset: u32) -> impl Iterator<Item = usize> {
-    let steps: u32 = parts.iter().sum();
-    let owners = parts.iter().enumerate().flat_map(|(endpoint, part)| vec![endpoint; *part as usize]);
+fn by_steps(weights: &[u32], steps: u32, offset: u32) -> impl Iterator<Item = usize> {
+    let intervals = lay_out(weights, steps, offset, &[]).into_iter();
+    let owners = intervals.flat_map(|interval| vec![interval.endpoint; interval.steps as usize]);
     let owners: Vec<usize> = owners.collect();
     (0..steps).map(move |count| owners[value(count, steps, offset) as usize - 1])
 }
@@ -77,6 +77,6 @@ mod tests {
         assert_eq!(largest(&[1, 1], [0, 1].into_iter()), 0.5);
         assert_eq!(largest(&[2, 2], [0, 0, 1, 1].into_iter()), 1.0);
         assert_eq!(smooth_round_robin(&[4, 2, 1]).collect::<Vec<_>>(), [0, 1, 0, 2, 0, 1, 0]);
-        assert_eq!(by_steps(&[4, 3, 1], 0).collect::<Vec<_>>(), [0, 1, 0, 1, 0, 1, 0, 2]);
+        assert_eq!(by_steps(&[4, 3, 1], 8, 0).collect::<Vec<_>>(), [0, 1, 0, 1, 0, 1, 0, 2]);
     }
 }

@@ -41,7 +41,7 @@ pub struct Config {
 pub struct Balancer {
     /// The policy of Services that do not name one.
     pub policy: PolicyKind,
-    /// How often every Service is decided anew, 200ms to 5s. Must be the same on all nodes.
+    /// How often Services are decided anew without any news, 200ms to 5s; those at rest with every fourth. Must be the same on all nodes.
     pub tick: Span,
     /// How often nodes count and report, 100ms to 2s. Must be the same on all nodes: what counts as a young
     /// connection depends on it. A small mesh answers faster with 200ms, one of more than a hundred nodes works

@@ -66,7 +66,8 @@ pub enum Command {
 /// How the balancer works. Durations are one value per cluster: hosts count young connections by them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
-    /// How often every Service is decided anew: `T`.
+    /// How often a Service is decided anew that moves: `T`. One of which nothing is heard and whose weights stay is
+    /// looked at with every fourth tick.
     pub tick: Duration,
     /// How often nodes report: taken for the staleness `s`.
     pub report_interval: Duration,
@@ -97,6 +98,12 @@ const SAMPLE_EXPIRY: Duration = Duration::from_secs(10);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A decision follows what caused it within this part of a report interval.
 const DECIDE_WITHIN: u32 = 10;
+/// But when it changed weights, the next one for the same Service waits for this part of a report interval: the figures
+/// of endpoints on many nodes come one after the other, and each would change all weights again.
+const REST: u32 = 4;
+
+/// A Service at rest is decided with one in so many ticks; which one, goes by its number.
+const TICKS_AT_REST: usize = 4;
 
 /// What thinks.
 pub struct Balancer {
@@ -112,6 +119,8 @@ pub struct Balancer {
     due: BTreeSet<usize>,
     decide_at: Timestamp,
     tick_at: Timestamp,
+    /// How many ticks there were.
+    ticks: usize,
     renew_at: Timestamp,
     apply_at: Timestamp,
     /// The numbers of the Services of which the dataplane may have to hold something else.
@@ -145,6 +154,7 @@ impl Balancer {
             due: BTreeSet::new(),
             decide_at: Timestamp::NEVER,
             tick_at: Timestamp::ZERO,
+            ticks: 0,
             renew_at: Timestamp::NEVER,
             apply_at: Timestamp::ZERO,
             changed: BTreeSet::new(),
@@ -180,8 +190,11 @@ impl Balancer {
             self.tick_at = now + self.parameters.tick;
             self.loads.expire(now);
             self.view.expire(now);
-            // All of them: what is known grows old, and slow starts go on.
-            self.due.extend(self.services.numbers());
+            self.ticks += 1;
+            // Also those at rest: what is known grows old, and slow starts go on.
+            let turn = |number: usize| (number + self.ticks).is_multiple_of(TICKS_AT_REST);
+            let moves = |number: usize| self.services.at(number).is_some_and(|balanced| balanced.moves);
+            self.due.extend(self.services.numbers().filter(|&number| moves(number) || turn(number)));
             self.decide(now, &mut commands);
         } else if now >= self.decide_at {
             self.decide(now, &mut commands);
@@ -351,7 +364,8 @@ impl Balancer {
     fn on_counts(&mut self, now: Timestamp, counts: &Counts, commands: &mut Vec<Command>) {
         if self.loads.updated().is_none() {
             // The first counts: until now this node's own endpoints were guessed at.
-            self.tick_at = now;
+            self.due.extend(self.services.numbers());
+            self.decide_at = now;
         }
         let mut changed = Vec::new();
         self.loads.count(now, counts, |endpoint| changed.extend(self.view.number(endpoint)));
@@ -399,9 +413,17 @@ impl Balancer {
             delay: (self.parameters.tick + self.parameters.report_interval).as_secs_f64(),
             horizon: self.parameters.horizon().as_secs_f64(),
         };
+        let rest = self.parameters.report_interval / REST;
         for number in std::mem::take(&mut self.due) {
             let balanced = self.services.at_mut(number).expect("who goes is not due any more");
-            if balanced.decide(&setting, commands) {
+            if balanced.rests_until > now && !balanced.keys_due {
+                self.due.insert(number);
+                self.decide_at = self.decide_at.min(balanced.rests_until);
+                continue;
+            }
+            balanced.moves = balanced.decide(&setting, commands);
+            if balanced.moves {
+                balanced.rests_until = now + rest;
                 self.changed.insert(number);
             }
         }

@@ -192,6 +192,49 @@ fn a_decision_follows_a_report_within_a_tenth_of_the_interval() {
 }
 
 #[test]
+fn after_a_change_the_next_waits_for_a_quarter_of_the_interval_unless_endpoints_change() {
+    let mut balancer = running();
+    for i in 1..=10 {
+        balancer.on(at(0.2 * f64::from(i)), lasting(2 * i));
+        balancer.on(at(0.2 * f64::from(i)), Event::Applied(Ok(())));
+    }
+    balancer.on(at(2.6), Event::Wake);
+    balancer.on(at(2.6), Event::Applied(Ok(())));
+    balancer.on(at(2.7), report("n2", &[(2, 400)]));
+    plan(balancer.on(at(2.72), Event::Wake));
+    balancer.on(at(2.72), Event::Applied(Ok(())));
+    balancer.on(at(2.725), report("n2", &[(2, 0)]));
+    assert!(plans(balancer.on(at(2.745), Event::Wake)).is_empty(), "it rests");
+    assert_eq!(balancer.next_wake(), at(2.77));
+    plan(balancer.on(at(2.77), Event::Wake));
+    balancer.on(at(2.77), Event::Applied(Ok(())));
+    let plan = plan(balancer.on(at(2.771), all(&[service("web", &[(1, "n1"), (3, "n2")])])));
+    assert_eq!(weights(&plan).iter().map(|weight| weight.0).collect::<Vec<_>>(), [id(1), id(3)]);
+}
+
+#[test]
+fn a_service_at_rest_is_decided_with_every_fourth_tick() {
+    let mut balancer = running();
+    balancer.on(at(0.1), report("n2", &[(2, 4)]));
+    let id = ServiceId { name: "web".into(), port: "".into(), family: Family::V4 };
+    let (mut decided, mut open) = (Vec::new(), 0.0);
+    for tick in 20..=40 {
+        let now = at(0.5 * f64::from(tick));
+        assert!(plans(balancer.on(now, Event::Wake)).iter().all(|plan| plan.changes.is_empty()), "it rests");
+        balancer.on(now, Event::Applied(Ok(())));
+        // Nothing is heard from n2 any more: its figures shrink, and those of the last decision are told.
+        let told = balancer.explain(now, &id).unwrap().endpoints[1].open;
+        if told != open {
+            (open, _) = (told, decided.push(tick));
+        }
+    }
+    assert!(
+        decided.len() >= 4 && decided.windows(2).skip(1).all(|pair| pair[1] - pair[0] == 4),
+        "{decided:?}"
+    );
+}
+
+#[test]
 fn an_endpoint_that_goes_is_out_at_once_and_released() {
     let mut balancer = running();
     let commands = balancer.on(at(0.1), all(&[service("web", &[(1, "n1")])]));

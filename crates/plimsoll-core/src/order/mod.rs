@@ -1,7 +1,10 @@
 //! The order of choices in a kernel that can only count: each endpoint owns an interval of steps, and a counter
 //! run through bit reversal (the van der Corput sequence) visits the intervals close to smooth weighted round
-//! robin.
+//! robin. How close depends on where an interval lies; so they are laid where none is visited too often or too
+//! seldom at any time.
 
+mod stray;
+mod place;
 #[cfg(test)]
 mod tests;
 
@@ -36,10 +39,29 @@ fn reversed(i: u32, steps: u32) -> u32 {
     if steps == 1 { 0 } else { i.reverse_bits() >> (u32::BITS - steps.trailing_zeros()) }
 }
 
+/// Steps next to each other that lead to one endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval {
+    /// Which endpoint, as the index of its weight.
+    pub endpoint: usize,
+    /// How many steps; never 0.
+    pub steps: u32,
+}
+
+/// The intervals of the endpoints, in order from step 1, together `steps` steps (a power of two), on the node with
+/// this offset. Each weight above 0 has one, but the last may belong to the endpoint of the first. There must be a
+/// weight above 0 and no more of them than steps. `last` are the intervals of the same endpoints with the weights
+/// before, or none.
+pub fn lay_out(weights: &[u32], steps: u32, offset: u32, last: &[Interval]) -> Vec<Interval> {
+    let parts = parts(weights, steps);
+    let circle = place::Circle { steps, offset };
+    circle.keep(&parts, last).unwrap_or_else(|| circle.place(&parts))
+}
+
 /// How many of `steps` steps each endpoint gets: in proportion to its weight by largest remainder, at least one
 /// for each weight above 0, none for 0; the sum is exactly `steps`. There must be a weight above 0 and no more of
 /// them than steps.
-pub fn lay_out(weights: &[u32], steps: u32) -> Vec<u32> {
+pub fn parts(weights: &[u32], steps: u32) -> Vec<u32> {
     let total: u64 = weights.iter().map(|&weight| u64::from(weight)).sum();
     let wanted = |weight: u32| u64::from(weight) * u64::from(steps);
     let mut parts: Vec<u32> =

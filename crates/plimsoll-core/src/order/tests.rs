@@ -22,9 +22,9 @@ fn smooth(parts: &[u32]) -> Vec<usize> {
     (0..sum).map(choose).collect()
 }
 
-fn ours(parts: &[u32], offset: u32) -> Vec<usize> {
-    let w: u32 = parts.iter().sum();
-    let owner: Vec<usize> = parts.iter().enumerate().flat_map(|(i, &p)| vec![i; p as usize]).collect();
+fn ours(weights: &[u32], w: u32, offset: u32) -> Vec<usize> {
+    let intervals = lay_out(weights, w, offset, &[]);
+    let owner: Vec<usize> = intervals.iter().flat_map(|of| vec![of.endpoint; of.steps as usize]).collect();
     (0..w).map(|i| owner[value(i, w, offset) as usize - 1]).collect()
 }
 
@@ -57,34 +57,33 @@ fn vectors() -> Vec<Vec<u32>> {
 }
 
 /// The largest and the mean deviation of these vectors, for an order of choices.
-fn deviations(order: impl Fn(&[u32]) -> Vec<usize>) -> (f64, f64) {
+fn deviations(order: impl Fn(&[u32], u32) -> Vec<usize>) -> (f64, f64) {
     let (mut largest, mut sum) = (0.0f64, 0.0);
     for weights in vectors() {
-        let parts = lay_out(&weights, steps(weights.len()).unwrap());
-        let deviation = deviation(&parts, &order(&parts));
+        let steps = steps(weights.len()).unwrap();
+        let parts = parts(&weights, steps);
+        let deviation = deviation(&parts, &order(&parts, steps));
         largest = largest.max(deviation);
         sum += deviation / 1000.0;
     }
     (largest, sum)
 }
 
-// Counted: smooth weighted round robin never strays a whole connection from the exact shares, bit reversal over
-// contiguous intervals up to three and a half. What one interval per endpoint costs.
+// Counted: smooth weighted round robin never strays a whole connection from the exact shares, ours never two.
 #[test]
 fn the_order_stays_close_to_the_shares() {
-    let of_smooth = deviations(smooth);
+    let of_smooth = deviations(|parts, _| smooth(parts));
     assert!(of_smooth.0 < 0.97 && of_smooth.1 < 0.90, "{of_smooth:?}");
     for offset in [0, 0b10_1101_0101] {
-        let of_ours = deviations(|parts| ours(parts, offset));
-        assert!(of_ours.0 < 3.6 && of_ours.1 < 2.8, "offset {offset}: {of_ours:?}");
+        let of_ours = deviations(|parts, steps| ours(parts, steps, offset));
+        assert!(of_ours.0 <= place::MOST_STRAY && of_ours.1 < 1.9, "offset {offset}: {of_ours:?}");
     }
 }
 
 #[test]
 fn four_three_one_alternates() {
-    let parts = lay_out(&[4, 3, 1], 8);
-    assert_eq!(parts, [4, 3, 1]);
-    assert_eq!(ours(&parts, 0), [0, 1, 0, 1, 0, 1, 0, 2]);
+    assert_eq!(parts(&[4, 3, 1], 8), [4, 3, 1]);
+    assert_eq!(ours(&[4, 3, 1], 8, 0), [0, 1, 0, 1, 0, 1, 0, 2]);
 }
 
 #[test]
@@ -112,11 +111,19 @@ fn every_step_has_one_turn() {
 
 proptest! {
     #[test]
-    fn steps_go_by_largest_remainder(weights in prop::collection::vec(0..4097u32, 1..600)) {
+    fn steps_go_by_largest_remainder(weights in prop::collection::vec(0..4097u32, 1..600), offset: u32) {
         prop_assume!(weights.iter().any(|&weight| weight > 0));
         let w = steps(weights.len()).unwrap();
-        let parts = lay_out(&weights, w);
+        let parts = parts(&weights, w);
         prop_assert_eq!(parts.iter().sum::<u32>(), w);
+        let mut laid = vec![0; weights.len()];
+        let intervals = lay_out(&weights, w, offset, &[]);
+        prop_assert!(intervals.iter().all(|interval| interval.steps > 0));
+        prop_assert!(intervals.len() <= weights.iter().filter(|weight| **weight > 0).count() + 1);
+        for interval in intervals {
+            laid[interval.endpoint] += interval.steps;
+        }
+        prop_assert_eq!(&laid, &parts);
         let total: u32 = weights.iter().sum();
         for (&weight, &part) in weights.iter().zip(&parts) {
             prop_assert_eq!(weight > 0, part > 0);
@@ -131,12 +138,31 @@ proptest! {
 fn the_smallest_weights_keep_a_step() {
     let mut weights = vec![1; 500];
     weights.push(4096);
-    let parts = lay_out(&weights, steps(501).unwrap());
-    assert!(parts.iter().all(|&part| part > 0));
-    let parts = lay_out(&[4096, 1, 1, 0], 1024);
-    assert_eq!(parts, [1022, 1, 1, 0]);
+    let shares = parts(&weights, steps(501).unwrap());
+    assert!(shares.iter().all(|&part| part > 0));
+    assert_eq!(parts(&[4096, 1, 1, 0], 1024), [1022, 1, 1, 0]);
     // As many as there are steps.
     let mut weights = vec![1; 1023];
     weights.push(9);
-    assert_eq!(lay_out(&weights, 1024), [1; 1024]);
+    assert_eq!(parts(&weights, 1024), [1; 1024]);
+}
+
+proptest! {
+    #[test]
+    fn what_is_kept_strays_little_more(
+        weights in prop::collection::vec(100..4097u32, 2..50),
+        changes in prop::collection::vec((0..50usize, 100..4097u32), 1..5),
+        offset: u32,
+    ) {
+        let w = steps(weights.len()).unwrap();
+        let first = lay_out(&weights, w, offset, &[]);
+        let mut changed = weights.clone();
+        for (endpoint, weight) in changes {
+            let place = endpoint % changed.len();
+            changed[place] = weight;
+        }
+        let next = lay_out(&changed, w, offset, &first);
+        prop_assert_eq!(next.iter().map(|interval| interval.steps).sum::<u32>(), w);
+        prop_assert_eq!(lay_out(&changed, w, offset, &next), next, "the same weights change nothing");
+    }
 }

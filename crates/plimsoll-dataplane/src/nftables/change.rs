@@ -51,11 +51,12 @@ impl Nftables {
         let mut leases = plan.renew || plan.fresh;
         for (id, table) in changes(plan, &self.held) {
             let before = self.held.services.remove(&id);
+            let scope = Scope::new(&self.config, self.setup);
             let after = table.map(|table| match &before {
-                Some(before) if before.fits(table) => before.with(table.clone()),
+                Some(before) if before.fits(table) => before.with(table.clone(), &scope),
                 _ => {
                     self.number += 1;
-                    Installed::new(self.number, id.family, table.clone())
+                    Installed::new(self.number, id.family, table.clone(), &scope)
                 }
             });
             self.write_service(before.as_ref(), after.as_ref(), plan.fresh);
@@ -105,7 +106,7 @@ impl Nftables {
         }
         match before {
             Some(before) if before.number == after.number => after.update(&mut self.batch, before, all),
-            _ => after.make(&mut self.batch, &Scope { config: &self.config }),
+            _ => after.make(&mut self.batch, &Scope::new(&self.config, self.setup)),
         }
         self.batch.cut();
     }

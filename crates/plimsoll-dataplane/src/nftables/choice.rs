@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use plimsoll_core::order;
+use plimsoll_core::order::{self, Interval};
 use plimsoll_core::service::{EndpointId, Family};
 use plimsoll_core::table::{Choose, KeyEntry, ServiceTable, Weighted};
 
@@ -62,6 +62,8 @@ pub(super) struct Installed {
     pub(super) family: Family,
     pub(super) table: ServiceTable,
     numbers: Numbers,
+    /// Where the endpoints of each list lie, by their places in it; none for a list that is not wanted.
+    intervals: [Vec<Interval>; 2],
 }
 
 /// One of a Service's two lists of endpoints.
@@ -105,9 +107,11 @@ fn steps_of(list: &[Weighted]) -> u32 {
 }
 
 impl Installed {
-    pub(super) fn new(number: u32, family: Family, table: ServiceTable) -> Installed {
-        let mut installed = Installed { number, family, table, numbers: Numbers::default() };
+    pub(super) fn new(number: u32, family: Family, table: ServiceTable, scope: &Scope<'_>) -> Installed {
+        let mut installed =
+            Installed { number, family, table, numbers: Numbers::default(), intervals: Default::default() };
         installed.renumber();
+        installed.lay_out(scope, None);
         installed
     }
 
@@ -121,11 +125,30 @@ impl Installed {
     }
 
     /// The same Service with another table.
-    pub(super) fn with(&self, table: ServiceTable) -> Installed {
-        let mut next =
-            Installed { number: self.number, family: self.family, table, numbers: self.numbers.clone() };
+    pub(super) fn with(&self, table: ServiceTable, scope: &Scope<'_>) -> Installed {
+        let numbers = self.numbers.clone();
+        let mut next = Installed { table, numbers, intervals: Default::default(), ..*self };
         next.renumber();
+        next.lay_out(scope, Some(self));
         next
+    }
+
+    fn lay_out(&mut self, scope: &Scope<'_>, before: Option<&Installed>) {
+        for list in List::BOTH.into_iter().filter(|list| list.wanted(&self.table)) {
+            let endpoints = list.of(&self.table);
+            if endpoints.is_empty() {
+                continue;
+            }
+            let are_same = |before: &&Installed| {
+                let before = list.of(&before.table);
+                before.len() == endpoints.len()
+                    && before.iter().zip(endpoints).all(|(a, b)| a.endpoint == b.endpoint)
+            };
+            let last = before.filter(are_same).map_or(&[][..], |before| &before.intervals[list as usize]);
+            let weights: Vec<u32> = endpoints.iter().map(|weighted| weighted.weight).collect();
+            let intervals = order::lay_out(&weights, steps_of(endpoints), scope.offset, last);
+            self.intervals[list as usize] = intervals;
+        }
     }
 
     fn renumber(&mut self) {
@@ -336,16 +359,15 @@ impl Installed {
         if endpoints.is_empty() {
             return;
         }
-        let weights: Vec<u32> = endpoints.iter().map(|weighted| weighted.weight).collect();
-        let widths = order::lay_out(&weights, steps_of(endpoints));
         let mut from = 1;
-        let elements = endpoints.iter().zip(widths).flat_map(|(weighted, width)| {
-            let data = match self.numbers.of.get(&weighted.endpoint) {
+        let elements = self.intervals[list as usize].iter().flat_map(|interval| {
+            let endpoint = &endpoints[interval.endpoint].endpoint;
+            let data = match self.numbers.of.get(endpoint) {
                 Some(&number) => Bytes::host(u32::from(number)),
-                None => Bytes::destination(&weighted.endpoint),
+                None => Bytes::destination(endpoint),
             };
             let start = Element { key: Bytes::network(from), data: Data::Value(data) };
-            from += width;
+            from += interval.steps;
             [start, Element { key: Bytes::network(from), data: Data::End }]
         });
         batch.add(&self.map_name('w', list), elements);

@@ -70,9 +70,15 @@ pub struct Setup {
 /// What the writers of the table's parts look up.
 struct Scope<'a> {
     config: &'a Config,
+    /// See [`Setup::node_offset`].
+    offset: u32,
 }
 
-impl Scope<'_> {
+impl<'a> Scope<'a> {
+    fn new(config: &'a Config, setup: Setup) -> Scope<'a> {
+        Scope { config, offset: u32::from(setup.node_offset) }
+    }
+
     /// The set of clients inside the cluster.
     fn local_sources(family: Family) -> &'static str {
         frame::of_family(family, "local_sources4", "local_sources6")
@@ -278,7 +284,7 @@ impl Nftables {
         let batch = &mut self.batch;
         batch.clear();
         batch.table(flags);
-        let scope = Scope { config: &self.config };
+        let scope = Scope::new(&self.config, self.setup);
         frame::make(batch, &scope);
         frame::set_node_addresses(batch, self.addresses.current());
         counting::make(batch, self.bits, self.turn);

@@ -1,6 +1,6 @@
 //! Choices by a number that falls into an endpoint's interval: random, counted, or the better of two.
 
-use plimsoll_core::order;
+use plimsoll_core::order::{self, Interval};
 use plimsoll_core::time::Timestamp;
 
 use super::{Selection, Weight};
@@ -18,8 +18,10 @@ enum Source {
 pub(super) struct Draw {
     source: Source,
     steps: u32,
+    /// The endpoints, and the interval of each by its place among them.
     endpoints: Vec<usize>,
-    /// Where each endpoint's interval ends.
+    intervals: Vec<Interval>,
+    /// Where each interval ends.
     ends: Vec<u32>,
 }
 
@@ -33,23 +35,30 @@ impl Draw {
     }
 
     fn new(source: Source) -> Draw {
-        Draw { source, steps: 0, endpoints: Vec::new(), ends: Vec::new() }
+        Draw { source, steps: 0, endpoints: Vec::new(), intervals: Vec::new(), ends: Vec::new() }
     }
 }
 
 impl Selection for Draw {
     fn set(&mut self, _now: Timestamp, weights: &[Weight], _dice: &mut Dice) {
-        self.endpoints.clear();
-        self.endpoints.extend(weights.iter().map(|weight| weight.endpoint));
+        let endpoints: Vec<usize> = weights.iter().map(|weight| weight.endpoint).collect();
+        let steps = order::steps(endpoints.len()).unwrap_or(0);
+        if endpoints != self.endpoints || steps != self.steps {
+            self.intervals.clear();
+        }
+        (self.endpoints, self.steps) = (endpoints, steps);
         self.ends.clear();
-        self.steps = order::steps(weights.len()).unwrap_or(0);
-        if weights.is_empty() || self.steps == 0 {
+        if weights.is_empty() || steps == 0 {
             return;
         }
-        let weights: Vec<u32> = weights.iter().map(|weight| weight.weight).collect();
+        let numbers: Vec<u32> = weights.iter().map(|weight| weight.weight).collect();
+        self.intervals = match self.source {
+            Source::Random => in_order(&order::parts(&numbers, steps)),
+            Source::Counter { offset, .. } => order::lay_out(&numbers, steps, offset, &self.intervals),
+        };
         let mut end = 0;
-        self.ends.extend(order::lay_out(&weights, self.steps).iter().map(|part| {
-            end += part;
+        self.ends.extend(self.intervals.iter().map(|interval| {
+            end += interval.steps;
             end
         }));
     }
@@ -67,8 +76,14 @@ impl Selection for Draw {
             }
         };
         let place = self.ends.partition_point(|end| *end < step);
-        self.endpoints.get(place).copied()
+        self.intervals.get(place).map(|interval| self.endpoints[interval.endpoint])
     }
+}
+
+/// A random draw does not mind where an interval lies.
+fn in_order(parts: &[u32]) -> Vec<Interval> {
+    let intervals = parts.iter().enumerate().map(|(endpoint, &steps)| Interval { endpoint, steps });
+    intervals.filter(|interval| interval.steps > 0).collect()
 }
 
 /// Two weighted draws; the one with fewer of the node's own connections per weight wins, the first on a tie.

@@ -81,9 +81,11 @@ impl View {
             let sent = |i: usize| find(&node.report.sent, &rows[i].endpoint).map(load_of).unwrap_or_default();
             let mut sent: Vec<Load> = summed().map(|(i, _)| sent(i)).collect();
             for figure in FIGURES {
-                let sum: f64 = sent.iter_mut().map(|sent| *figure(sent)).sum();
+                let sum: f64 = sent.iter_mut().filter_map(|sent| known(*figure(sent))).sum();
                 for ((i, part), sent) in summed().zip(&mut sent) {
-                    *figure(&mut rows[i].load) += lost * (sum * part.fair / all - *figure(sent));
+                    if let Some(sent) = known(*figure(sent)) {
+                        *figure(&mut rows[i].load) += lost * (sum * part.fair / all - sent);
+                    }
                 }
             }
         }
@@ -95,23 +97,33 @@ fn shrink(rows: &mut [Row], parts: &[Part]) {
     if parts.iter().all(|part| part.kappa >= 1.0) {
         return;
     }
-    // An endpoint nobody ever reported has no figures: it gets the level of those that have.
-    let known: f64 = parts.iter().filter(|part| part.kappa > 0.0).map(|part| part.fair).sum();
-    if known <= 0.0 {
-        return;
-    }
     for figure in FIGURES {
-        let has_figures = |(row, part): (&mut Row, &Part)| {
-            if part.kappa > 0.0 { figure(&mut row.load).max(0.0) } else { 0.0 }
-        };
-        let sum: f64 = rows.iter_mut().zip(parts).map(has_figures).sum();
+        // An endpoint nobody ever reported has no figures: it gets the level of those that have.
+        let (mut sum, mut fair) = (0.0, 0.0);
+        for (row, part) in rows.iter_mut().zip(parts).filter(|(_, part)| part.kappa > 0.0) {
+            if let Some(value) = known(*figure(&mut row.load)) {
+                sum += value;
+                fair += part.fair;
+            }
+        }
+        if fair <= 0.0 {
+            continue;
+        }
         for (row, part) in rows.iter_mut().zip(parts) {
             let value = figure(&mut row.load);
-            *value = part.kappa * value.max(0.0) + (1.0 - part.kappa) * sum * part.fair / known;
+            if let Some(before) = known(*value) {
+                *value = part.kappa * before + (1.0 - part.kappa) * sum * part.fair / fair;
+            }
         }
     }
     shrink_optional(rows, parts, |load| &mut load.cpu, true);
     shrink_optional(rows, parts, |load| &mut load.pressure, false);
+}
+
+/// The figure, or 0 where subtraction left less; `None` of what is no figure: it says nothing, and must not spoil the sum
+/// of the others.
+fn known(value: f64) -> Option<f64> {
+    policy::figure(if value < 0.0 && value.is_finite() { 0.0 } else { value })
 }
 
 /// The same for figures that may be missing: missing ones stay missing. CPU tends to the split by capacity,
@@ -122,18 +134,19 @@ fn shrink_optional(
     figure: fn(&mut Load) -> &mut Option<f64>,
     by_capacity: bool,
 ) {
-    let (mut sum, mut capacity, mut known) = (0.0, 0.0, 0.0);
+    let (mut sum, mut capacity, mut count) = (0.0, 0.0, 0.0);
     for (row, part) in rows.iter_mut().zip(parts) {
-        if let Some(value) = *figure(&mut row.load) {
+        if let Some(value) = figure(&mut row.load).and_then(policy::figure) {
             sum += value;
             capacity += part.fair;
-            known += 1.0;
+            count += 1.0;
         }
     }
     for (row, part) in rows.iter_mut().zip(parts) {
-        if let Some(value) = figure(&mut row.load) {
-            let split = if by_capacity { sum * part.fair / capacity } else { sum / known };
-            *value = part.kappa * *value + (1.0 - part.kappa) * split;
+        let figure = figure(&mut row.load);
+        if let Some(value) = figure.and_then(policy::figure) {
+            let split = if by_capacity { sum * part.fair / capacity } else { sum / count };
+            *figure = Some(part.kappa * value + (1.0 - part.kappa) * split);
         }
     }
 }

@@ -210,6 +210,31 @@ fn an_endpoint_here_that_is_not_counted_yet_is_not_taken_for_idle() {
     assert_eq!(open(&view, &loads, 1.0, &[1, 2]), [30.0, 30.0]);
 }
 
+/// Found by a hostile run: one reading that was no number made those of all others none, once anything was stale.
+#[test]
+fn what_is_no_figure_does_not_spoil_those_of_others() {
+    let (mut view, loads) = (view(), loads());
+    for (last, node) in [(1, "far"), (2, "far"), (3, "liar")] {
+        view.know(&endpoint(last, Some(node)), &loads);
+    }
+    let reading = |last, cpu, opens| {
+        let cpu = Some(cpu);
+        EndpointReport { cpu, pressure: cpu, opens_per_second: opens, ..entry(last, 10) }
+    };
+    view.merge(at(0.0), report("far", 0.0, vec![reading(1, 1.0, 5.0), reading(2, 0.5, 3.0)]), |_| {});
+    for nonsense in [f32::NAN, f32::INFINITY, -1.0] {
+        view.merge(at(0.0), report("liar", 0.0, vec![reading(3, nonsense, nonsense)]), |_| {});
+        let mut rows = Vec::new();
+        view.rows(at(20.0), &loads, &members(&view, &[1, 2, 3]), &mut rows);
+        for row in &rows[..2] {
+            let Load { cpu, pressure, opens_per_second, .. } = row.load;
+            assert!(cpu.is_some_and(|cpu| (0.5..=1.0).contains(&cpu)), "{nonsense}: {row:?}");
+            assert!(pressure.is_some_and(|pressure| (0.5..=1.0).contains(&pressure)), "{nonsense}: {row:?}");
+            assert!((2.0..=5.0).contains(&opens_per_second), "{nonsense}: {row:?}");
+        }
+    }
+}
+
 #[test]
 fn golden_case_h_a_stale_record() {
     let (mut view, loads) = (view(), loads());

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use plimsoll_core::order::{lay_out, steps};
+use plimsoll_core::order::{Interval, lay_out, steps};
 use plimsoll_core::plan::{Change, Plan};
 use plimsoll_dataplane::nftables::{Config, Counter, Nftables, Setup};
 use plimsoll_lab::namespace::Namespace;
@@ -36,13 +36,16 @@ pub(crate) fn reweight_all() -> Result<Vec<Row>> {
     let mut nftables = open(&ours, &scene.first_plan(110))?;
     theirs.nft(&twin(&ours.text("nft", &["list", "table", "inet", "plimsoll"])?))?;
     let maps = maps_of(&ours)?;
+    let mut laid = vec![Vec::new(); SERVICES];
+    // What the listing has: the next weights are laid out by it.
+    nft_file(&scene, &maps, 0, &mut laid)?;
     let (mut raw, mut by_nft) = (Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         let plan = reweight(&scene, 0..SERVICES, round);
         let start = Instant::now();
         nftables.apply(&plan)?;
         raw.push(milliseconds(start.elapsed()));
-        let text = nft_file(&scene, &maps, round)?;
+        let text = nft_file(&scene, &maps, round, &mut laid)?;
         let start = Instant::now();
         theirs.nft(&text)?;
         by_nft.push(milliseconds(start.elapsed()));
@@ -161,16 +164,17 @@ pub(crate) fn maps_of(namespace: &Namespace) -> Result<Vec<String>> {
     Ok(maps)
 }
 
-/// The change of `reweight` as a file for nft.
-fn nft_file(scene: &Scene, maps: &[String], round: usize) -> Result<String> {
+/// The change of `reweight` as a file for nft. `laid` are the intervals of each Service before and after.
+fn nft_file(scene: &Scene, maps: &[String], round: usize, laid: &mut [Vec<Interval>]) -> Result<String> {
     let mut text = String::new();
-    for (service, map) in maps.iter().enumerate() {
+    for (service, (map, laid)) in maps.iter().zip(laid).enumerate() {
         let table = scene.table(service, round);
         let weights: Vec<u32> = table.cluster.iter().map(|weighted| weighted.weight).collect();
         let steps = steps(weights.len()).context("ten endpoints have steps")?;
         let _ = write!(text, "flush map inet plimsoll {map}\nadd element inet plimsoll {map} {{ ");
         let mut from = 1;
-        for interval in lay_out(&weights, steps, 0, &[]) {
+        *laid = lay_out(&weights, steps, 0, laid);
+        for interval in laid {
             let address = table.cluster[interval.endpoint].endpoint.address;
             let _ = write!(text, "0:{from:x}-0:{:x} : {address} . {PORT}, ", from + interval.steps - 1);
             from += interval.steps;

@@ -7,7 +7,6 @@ use crate::plan::{self, Change};
 use crate::policy::Limit;
 use crate::service::{EndpointId, Key, Service};
 use crate::table::{self, Left, ServiceTable};
-use crate::time::Timestamp;
 
 use super::claims::Claims;
 use super::list::{List, Setting};
@@ -26,8 +25,6 @@ pub(super) struct Balanced {
     pub(super) keys_due: bool,
     /// Whether the last decision changed anything.
     pub(super) moves: bool,
-    /// Until when figures alone are no reason to decide anew.
-    pub(super) rests_until: Timestamp,
     /// What the dataplane holds once the plan under way is carried out.
     pub(super) table: Option<ServiceTable>,
 }
@@ -44,7 +41,6 @@ impl Balanced {
             held: BTreeMap::new(),
             keys_due: true,
             moves: false,
-            rests_until: Timestamp::ZERO,
             table: None,
         }
     }

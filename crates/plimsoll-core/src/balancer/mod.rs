@@ -98,10 +98,6 @@ const SAMPLE_EXPIRY: Duration = Duration::from_secs(10);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A decision follows what caused it within this part of a report interval.
 const DECIDE_WITHIN: u32 = 10;
-/// But when it changed weights, the next one for the same Service waits for this part of a report interval: the figures
-/// of endpoints on many nodes come one after the other, and each would change all weights again.
-const REST: u32 = 4;
-
 /// A Service at rest is decided with one in so many ticks; which one, goes by its number.
 const TICKS_AT_REST: usize = 4;
 
@@ -413,17 +409,10 @@ impl Balancer {
             delay: (self.parameters.tick + self.parameters.report_interval).as_secs_f64(),
             horizon: self.parameters.horizon().as_secs_f64(),
         };
-        let rest = self.parameters.report_interval / REST;
         for number in std::mem::take(&mut self.due) {
             let balanced = self.services.at_mut(number).expect("who goes is not due any more");
-            if balanced.rests_until > now && !balanced.keys_due {
-                self.due.insert(number);
-                self.decide_at = self.decide_at.min(balanced.rests_until);
-                continue;
-            }
             balanced.moves = balanced.decide(&setting, commands);
             if balanced.moves {
-                balanced.rests_until = now + rest;
                 self.changed.insert(number);
             }
         }

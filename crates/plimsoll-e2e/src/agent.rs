@@ -89,16 +89,18 @@ impl Agent {
     }
 
     /// Waits until it says that it is ready.
-    pub(crate) fn wait_ready(&self) -> Result<()> {
+    pub(crate) fn wait_ready(&mut self) -> Result<()> {
         let namespace = self.namespace.clone();
         let is_ready =
             || namespace.run(|| get(SocketAddr::from(API), "/readyz")).is_ok_and(|(status, _)| status == 200);
-        if !eventually(PATIENCE, is_ready) {
-            bail!(
-                "the agent is not ready after {} s; its log ends:\n{}",
-                PATIENCE.as_secs(),
-                self.log_tail()
-            );
+        let child = self.child.as_mut().context("the agent does not run")?;
+        let mut ended = None;
+        let is_over = eventually(PATIENCE, || {
+            ended = child.try_wait().transpose();
+            ended.is_some() || is_ready()
+        });
+        if ended.is_some() || !is_over {
+            bail!("the agent is not ready (its process: {ended:?}); its log ends:\n{}", self.log_tail());
         }
         Ok(())
     }

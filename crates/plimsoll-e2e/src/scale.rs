@@ -146,10 +146,9 @@ impl Scene {
             "node: {name}\n\
              discovery: {{kubernetes: {{kubeconfig: '{kubeconfig}', \
              kube_proxy: {{assume: {{mode: nftables, local_sources: ['{POD_NETWORK_V4}']}}}}}}}}\n\
-             store: {{mesh: {{bind: '{address}:9653'}}}}\n",
+             store: {{mesh: {{bind: '127.0.0.1:9653'}}}}\n",
             name = writer::node(0),
             kubeconfig = plane.kubeconfig_for(USER, &[])?.display(),
-            address = cluster.nodes[0].host.v4,
         );
         let node = &cluster.nodes[0].host.namespace;
         let agent = Agent::new(node, program, directory.path(), &writer::node(0), &config)?;

@@ -1,17 +1,20 @@
 //! What a node's kernel has at this moment, asked by netlink: cheap enough to ask every millisecond.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use anyhow::Result;
-use plimsoll_dataplane::netlink::{Builder, DUMP, Error, Protocol, Socket, nfgenmsg};
+use anyhow::{Result, ensure};
+use plimsoll_dataplane::netlink::{Attribute, Builder, DUMP, Error, Message, Protocol, Socket, nfgenmsg};
 use plimsoll_lab::namespace::Namespace;
 
 /// Messages of nfnetlink's subsystem for nftables, and families.
 const GET_CHAINS: u16 = 0x0a << 8 | 0x04;
+const GET_SETS: u16 = 0x0a << 8 | 0x0a;
 const GET_ELEMENTS: u16 = 0x0a << 8 | 0x0d;
 const INET: u8 = 1;
 const IPV4: u8 = 2;
+/// Bytes of the header of these messages.
+const NFGENMSG: usize = 4;
 
 /// The kernel of a node.
 pub(crate) struct Kernel(Socket);
@@ -23,12 +26,7 @@ impl Kernel {
 
     /// Whether a map of Plimsoll's has this endpoint.
     pub(crate) fn has(&mut self, map: &str, endpoint: Ipv4Addr) -> Result<bool> {
-        let mut request = Builder::new();
-        request.message(GET_ELEMENTS, DUMP, &nfgenmsg(INET, 0), |m| {
-            m.text(1, "plimsoll");
-            m.text(2, map);
-        });
-        self.finds(&request, &endpoint.octets())
+        self.finds(&elements(map), &endpoint.octets())
     }
 
     /// Whether kube-proxy's nftables mode has a chain for this endpoint: their names end in `__ADDRESS/PORT`.
@@ -38,37 +36,60 @@ impl Kernel {
         self.finds(&request, format!("__{endpoint}/").as_bytes())
     }
 
+    /// In which of Plimsoll's maps each endpoint is. By nft a listing of thousands of maps takes minutes.
+    pub(crate) fn maps(&mut self) -> Result<HashMap<Ipv4Addr, String>> {
+        let mut request = Builder::new();
+        request.message(GET_SETS, DUMP, &nfgenmsg(INET, 0), |m| m.text(1, "plimsoll"));
+        let mut names = Vec::new();
+        self.dump(&request, |message| {
+            let name = message.attributes(NFGENMSG).find(2).map(|name| name.payload.to_owned());
+            names.extend(name.and_then(|bytes| String::from_utf8(bytes).ok()));
+        })?;
+        let mut maps = HashMap::new();
+        for name in names.iter().map(|name| name.trim_end_matches('\0')) {
+            if name.starts_with("w_") {
+                let is_whole = self.dump(&elements(name), |message| {
+                    for element in message.attributes(NFGENMSG).find(3).iter().flat_map(Attribute::attributes)
+                    {
+                        maps.extend(endpoint(element).map(|endpoint| (endpoint, name.to_owned())));
+                    }
+                })?;
+                ensure!(is_whole, "map {name} changed while it was read");
+            }
+        }
+        Ok(maps)
+    }
+
     fn finds(&mut self, request: &Builder, bytes: &[u8]) -> Result<bool> {
         let mut found = false;
-        let dumped = self.0.dump(request.bytes(), |message| {
+        let is_whole = self.dump(request, |message| {
             found |= message.body.windows(bytes.len()).any(|window| window == bytes);
-        });
-        match dumped {
-            Ok(()) => Ok(found),
-            // Overtaken by a change, perhaps the one that is awaited.
+        })?;
+        Ok(found && is_whole)
+    }
+
+    /// Whether the answer is whole: else it was overtaken by a change, perhaps the one that is awaited.
+    fn dump(&mut self, request: &Builder, message: impl FnMut(Message<'_>)) -> Result<bool> {
+        match self.0.dump(request.bytes(), message) {
+            Ok(()) => Ok(true),
             Err(Error::Interrupted) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
 }
 
-/// In which of Plimsoll's maps each endpoint is.
-pub(crate) fn maps(node: &Namespace) -> Result<HashMap<Ipv4Addr, String>> {
-    let listing = node.text("nft", &["list", "table", "inet", "plimsoll"])?;
-    let mut maps = HashMap::new();
-    let mut map = "";
-    for line in listing.lines() {
-        if let Some(rest) = line.trim().strip_prefix("map ") {
-            map = rest.trim_end_matches(" {");
-        }
-        if map.starts_with("w_") {
-            let words = line.split_whitespace().filter_map(|word| word.parse::<IpAddr>().ok());
-            let addresses = words.filter_map(|address| match address {
-                IpAddr::V4(address) => Some(address),
-                IpAddr::V6(_) => None,
-            });
-            maps.extend(addresses.map(|address| (address, map.to_owned())));
-        }
-    }
-    Ok(maps)
+fn elements(map: &str) -> Builder {
+    let mut request = Builder::new();
+    request.message(GET_ELEMENTS, DUMP, &nfgenmsg(INET, 0), |m| {
+        m.text(1, "plimsoll");
+        m.text(2, map);
+    });
+    request
+}
+
+/// The address that an element of a map of endpoints leads to.
+fn endpoint(element: Attribute<'_>) -> Option<Ipv4Addr> {
+    let value = element.attributes().find(2)?.attributes().find(1)?;
+    let address: [u8; 4] = value.payload.get(..4)?.try_into().ok()?;
+    Some(address.into())
 }

@@ -14,7 +14,7 @@ use plimsoll_lab::usage;
 use serde::Serialize;
 
 use crate::agent::Agent;
-use crate::kernel::{self, Kernel};
+use crate::kernel::Kernel;
 use crate::world::{RIGHTS, USER};
 use crate::writer::{self, ENDPOINTS, NODES, SERVICES, Writer};
 
@@ -175,7 +175,7 @@ impl Scene {
         self.agent.start()?;
         self.agent.wait_ready()?;
         let took = began.elapsed().as_secs_f64();
-        let there = kernel::maps(self.node())?.len();
+        let there = Kernel::of(self.node())?.maps()?.len();
         let expected = services * ENDPOINTS;
         ensure!(there == expected, "{there} endpoints are in the kernel of the ready agent, not {expected}");
         Ok(took)
@@ -183,9 +183,10 @@ impl Scene {
 
     /// Waits until the endpoints of so many Services are in the kernel.
     fn follows(&self, services: usize) -> Result<()> {
-        let began = Instant::now();
+        let (mut kernel, began) = (Kernel::of(self.node())?, Instant::now());
         loop {
-            let there = kernel::maps(self.node())?.len();
+            // Not of a map that changes meanwhile.
+            let there = kernel.maps().map_or(0, |maps| maps.len());
             if there == services * ENDPOINTS {
                 return Ok(());
             }
@@ -225,7 +226,7 @@ impl Scene {
 
     /// How long changes take, from the request to the kernel.
     fn changes(&mut self, what: String) -> Result<Row> {
-        let mut maps = kernel::maps(self.node())?;
+        let mut maps = Kernel::of(self.node())?.maps()?;
         let mut kernel = Kernel::of(self.node())?;
         let mut times = Vec::new();
         for _ in 0..CHANGES {
@@ -253,7 +254,7 @@ impl Scene {
         let node = self.node().clone();
         let proxy = KubeProxy::start(&self.plane, &node, &writer::node(0), Mode::Nftables, "")?;
         done(Row::new("kube-proxy: first rules after the start", began.elapsed().as_secs_f64(), "s")?);
-        let mut maps = kernel::maps(&node)?;
+        let mut maps = Kernel::of(&node)?.maps()?;
         let (mut ours, mut theirs) = (Kernel::of(&node)?, Kernel::of(&node)?);
         let (mut by_us, mut by_them) = (Vec::new(), Vec::new());
         for _ in 0..CHANGES_OF_PROXY {

@@ -13,6 +13,8 @@ const GET_SETS: u16 = 0x0a << 8 | 0x0a;
 const GET_ELEMENTS: u16 = 0x0a << 8 | 0x0d;
 const INET: u8 = 1;
 const IPV4: u8 = 2;
+/// `ENOENT`.
+const NO_ENTRY: i32 = 2;
 /// Bytes of the header of these messages.
 const NFGENMSG: usize = 4;
 
@@ -73,6 +75,8 @@ impl Kernel {
         match self.0.dump(request.bytes(), message) {
             Ok(()) => Ok(true),
             Err(Error::Interrupted) => Ok(false),
+            // A map that is replaced.
+            Err(error) if error.errno() == Some(NO_ENTRY) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -254,6 +254,9 @@ impl Scene {
         let node = self.node().clone();
         let proxy = KubeProxy::start(&self.plane, &node, &writer::node(0), Mode::Nftables, "")?;
         done(Row::new("kube-proxy: first rules after the start", began.elapsed().as_secs_f64(), "s")?);
+        // The agent asks for kube-proxy every ten seconds, and looks at all Services again when it finds it.
+        std::thread::sleep(SETTLE + SETTLE / 2);
+        self.follows(SERVICES)?;
         let mut maps = Kernel::of(&node)?.maps()?;
         let (mut ours, mut theirs) = (Kernel::of(&node)?, Kernel::of(&node)?);
         let (mut by_us, mut by_them) = (Vec::new(), Vec::new());

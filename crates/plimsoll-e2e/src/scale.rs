@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use plimsoll_lab::cluster::{Cluster, POD_NETWORK_V4};
+use plimsoll_lab::cluster::{Cluster, POD_NETWORK_V4, POD_NETWORK_V6};
 use plimsoll_lab::control_plane::{ControlPlane, KubeProxy, Mode, Settings};
 use plimsoll_lab::namespace::Namespace;
 use plimsoll_lab::random::Random;
@@ -71,7 +71,7 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Row { what, measured, unit, at_most, note, load } = self;
         let verdict = if self.holds() { "ok" } else { "FAILED" };
-        write!(f, "{verdict:<6} {what:<52} {measured:>8.2} {unit:<6}")?;
+        write!(f, "{verdict:<6} {what:<58} {measured:>8.2} {unit:<6}")?;
         match at_most {
             Some(bound) => write!(f, " at most {bound}")?,
             None => write!(f, " recorded")?,
@@ -141,11 +141,11 @@ impl Scene {
         writer.nodes(cluster.nodes[0].host.v4)?;
         writer.services(LABELLED)?;
         let directory = tempfile::Builder::new().prefix("plimsoll-e2e-").tempdir()?;
-        // Until there is a kube-proxy, this is what it will be.
+        // Until there is a kube-proxy, this is what it will be: an agent that finds another starts again.
         let config = format!(
             "node: {name}\n\
              discovery: {{kubernetes: {{kubeconfig: '{kubeconfig}', \
-             kube_proxy: {{assume: {{mode: nftables, local_sources: ['{POD_NETWORK_V4}']}}}}}}}}\n\
+             kube_proxy: {{assume: {{mode: nftables, local_sources: ['{POD_NETWORK_V4}', '{POD_NETWORK_V6}']}}}}}}}}\n\
              store: {{mesh: {{bind: '127.0.0.1:9653'}}}}\n",
             name = writer::node(0),
             kubeconfig = plane.kubeconfig_for(USER, &[])?.display(),
@@ -254,7 +254,7 @@ impl Scene {
         let node = self.node().clone();
         let proxy = KubeProxy::start(&self.plane, &node, &writer::node(0), Mode::Nftables, "")?;
         done(Row::new("kube-proxy: first rules after the start", began.elapsed().as_secs_f64(), "s")?);
-        // The agent asks for kube-proxy every ten seconds, and looks at all Services again when it finds it.
+        // The agent asks for kube-proxy every ten seconds: it is to have found it before a change is timed.
         std::thread::sleep(SETTLE + SETTLE / 2);
         self.follows(SERVICES)?;
         let mut maps = Kernel::of(&node)?.maps()?;

@@ -18,7 +18,8 @@ use crate::workspace::Workspace;
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  cargo xtask e2e kubernetes\n  cargo xtask e2e kubernetes --mode iptables source-ranges\n  \
-                        cargo xtask e2e kubernetes --only evenness\n  cargo xtask e2e kubernetes --help"
+                        cargo xtask e2e kubernetes --only evenness\n  cargo xtask e2e kubernetes --only scale\n  \
+                        cargo xtask e2e kubernetes --help"
 )]
 pub(crate) struct Arguments {
     /// `kubernetes`, and its arguments.
@@ -38,10 +39,16 @@ pub(crate) fn e2e(arguments: &Arguments) -> Result<()> {
         ensure()?;
     }
     run(cargo().args(["build", "--package", "plimsoll", "--package", "plimsoll-e2e"]))?;
-    let programs = Workspace::read()?.target.join("debug");
-    let program = programs.join("plimsoll-e2e");
+    let target = Workspace::read()?.target;
+    // What it costs is only told by what is shipped.
+    let measures = runs && arguments.rest.iter().any(|word| word == "scale" || word == "--only=scale");
+    if measures {
+        run(cargo().args(["build", "--release", "--package", "plimsoll"]))?;
+    }
+    let program = target.join("debug/plimsoll-e2e");
     let mut e2e = command(&program);
-    e2e.args(&arguments.rest).arg("--program").arg(programs.join("plimsoll"));
+    let agent = if measures { "release/plimsoll" } else { "debug/plimsoll" };
+    e2e.args(&arguments.rest).arg("--program").arg(target.join(agent));
     if runs {
         e2e.env(control_plane::ASSETS, control_plane::for_tests()?);
     }

@@ -14,6 +14,7 @@ use plimsoll_dataplane::netlink::{Builder, DUMP, Protocol, Socket, nfgenmsg};
 use plimsoll_lab::eventually;
 use plimsoll_lab::namespace::Namespace;
 use plimsoll_lab::random::Random;
+use plimsoll_lab::usage;
 use plimsoll_store::Health;
 use tokio::task::JoinSet;
 
@@ -84,27 +85,7 @@ impl Agent {
 
     /// Time on the CPU of all its threads so far.
     fn cpu(&self) -> Result<Duration> {
-        let mut nanos = 0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            // One that has ended meanwhile is passed over.
-            let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
-            nanos += text.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or_default();
-        }
-        ensure!(nanos > 0, "the kernel does not tell the time of threads (CONFIG_SCHED_INFO)");
-        Ok(Duration::from_nanos(nanos))
-    }
-
-    /// Resident megabytes: now and at most so far.
-    fn resident(&self) -> Result<[f64; 2]> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<f64>().ok());
-            kilobytes
-                .map(|kilobytes| kilobytes * 1024.0 / 1e6)
-                .with_context(|| format!("no {name} in its status"))
-        };
-        Ok([field("VmRSS:")?, field("VmHWM:")?])
+        Ok(usage::cpu(self.child.id())?)
     }
 }
 
@@ -225,17 +206,17 @@ pub(crate) fn agent(program: &Path) -> Result<Vec<Row>> {
             tokio::time::sleep_until(next.into()).await;
         }
         let cpu = agent.cpu()?.saturating_sub(begin.0).as_secs_f64() / begin.1.elapsed().as_secs_f64();
-        let resident = agent.resident()?;
+        let resident = usage::resident(agent.child.id())?;
         let members = tokio::task::block_in_place(|| nodes(&agent))?;
         tasks.abort_all();
         Ok((cpu * 100.0, resident, members))
     })?;
     ensure!(heard == NODES - 1, "the agent heard of {heard} nodes, not of {}", NODES - 1);
     let note = format!("over {} s, {CHANGES} Services changed each second", WATCHED.as_secs());
-    let memory = format!("at most {:.1} MB since the start", resident[1]);
+    let memory = format!("at most {:.1} MB since the start", resident.most);
     Ok(vec![
         Row::recorded("agent:cpu", cpu, Unit::PercentOfACore, Bound::AtMost(3.0)).noting(note),
-        Row::recorded("agent:memory", resident[0], Unit::Megabytes, Bound::AtMost(40.0)).noting(memory),
+        Row::recorded("agent:memory", resident.now, Unit::Megabytes, Bound::AtMost(40.0)).noting(memory),
     ])
 }
 

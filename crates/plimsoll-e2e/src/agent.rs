@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use plimsoll_api::Status;
+use plimsoll_lab::eventually;
 use plimsoll_lab::namespace::Namespace;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -85,6 +86,28 @@ impl Agent {
     pub(crate) fn status(&self) -> Result<Status> {
         let body = self.namespace.run(|| ask("/v1/status"))?;
         serde_json::from_str(&body).with_context(|| format!("no status: {body}"))
+    }
+
+    /// Waits until it says that it is ready.
+    pub(crate) fn wait_ready(&mut self) -> Result<()> {
+        let namespace = self.namespace.clone();
+        let is_ready =
+            || namespace.run(|| get(SocketAddr::from(API), "/readyz")).is_ok_and(|(status, _)| status == 200);
+        let child = self.child.as_mut().context("the agent does not run")?;
+        let mut ended = None;
+        let is_over = eventually(PATIENCE, || {
+            ended = child.try_wait().transpose();
+            ended.is_some() || is_ready()
+        });
+        if ended.is_some() || !is_over {
+            bail!("the agent is not ready (its process: {ended:?}); its log ends:\n{}", self.log_tail());
+        }
+        Ok(())
+    }
+
+    /// The number of its process.
+    pub(crate) fn id(&self) -> Result<u32> {
+        Ok(self.child.as_ref().context("the agent does not run")?.id())
     }
 
     /// Sends it a signal.

@@ -15,6 +15,9 @@ mod changes;
 pub mod flows;
 pub mod evenness;
 pub mod chaos;
+mod writer;
+mod kernel;
+pub mod scale;
 
 use std::path::Path;
 

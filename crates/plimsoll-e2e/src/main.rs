@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use plimsoll_e2e::report::Outcome;
-use plimsoll_e2e::{Cases, chaos, evenness};
+use plimsoll_e2e::{Cases, chaos, evenness, scale};
 use plimsoll_lab::control_plane::Mode;
 use serde::Serialize;
 
@@ -40,6 +40,7 @@ Examples:
   cargo xtask e2e kubernetes --mode iptables source-ranges 'affinity: from a pod'
   cargo xtask e2e kubernetes --only cases -o json > e2e.json
   cargo xtask e2e kubernetes --only evenness
+  cargo xtask e2e kubernetes --only scale
   cargo xtask e2e kubernetes --list")]
 struct Kubernetes {
     /// Only cases whose name (`SERVICE: CASE`) has one of these texts in it
@@ -68,6 +69,8 @@ enum Part {
     Evenness,
     /// Everything goes wrong once, under load: four minutes
     Chaos,
+    /// An agent in a cluster of 5,000 Services and 500 nodes: five minutes, and only when asked for
+    Scale,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -91,6 +94,7 @@ struct Run {
     cases: Vec<Outcome>,
     evenness: Vec<evenness::Row>,
     chaos: Vec<chaos::Row>,
+    scale: Vec<scale::Row>,
 }
 
 impl Run {
@@ -144,6 +148,7 @@ fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
         cases: Vec::new(),
         evenness: Vec::new(),
         chaos: Vec::new(),
+        scale: Vec::new(),
     };
     let text = asked.output == Form::Text;
     let wants = |part: Part| asked.only.map_or(asked.filters.is_empty(), |only| only == part);
@@ -172,6 +177,15 @@ fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
                 let _ = writeln!(std::io::stdout(), "{row}");
             }
             run.chaos.push(row);
+        })?;
+    }
+    if asked.only == Some(Part::Scale) {
+        scale::scale(&arguments.program, &tell, &mut |row| {
+            run.count(row.holds());
+            if text {
+                let _ = writeln!(std::io::stdout(), "{row}");
+            }
+            run.scale.push(row);
         })?;
     }
     run.seconds = began.elapsed().as_secs_f64();

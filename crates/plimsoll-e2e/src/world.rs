@@ -31,8 +31,8 @@ pub(crate) const NODES: usize = 3;
 /// The zone of each.
 const ZONES: [&str; NODES] = ["a", "b", "c"];
 /// The user that agents are to the API server, and what it may do: what the discovery needs, and no more.
-const USER: &str = "plimsoll-agent";
-const RIGHTS: &str = "
+pub(crate) const USER: &str = "plimsoll-agent";
+pub(crate) const RIGHTS: &str = "
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole

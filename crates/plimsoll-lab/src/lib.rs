@@ -9,6 +9,7 @@
 
 mod poll;
 mod patience;
+pub mod usage;
 pub mod random;
 pub mod namespace;
 mod needs;

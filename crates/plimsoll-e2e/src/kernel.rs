@@ -1,4 +1,4 @@
-//! What a node's kernel has at this moment, asked by netlink: cheap enough to ask every millisecond.
+//! What a node's kernel has at this moment, asked by netlink: a map is cheap enough to ask for every millisecond.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -64,10 +64,11 @@ impl Kernel {
 
     fn finds(&mut self, request: &Builder, bytes: &[u8]) -> Result<bool> {
         let mut found = false;
-        let is_whole = self.dump(request, |message| {
+        // What an answer has is there, even if the answer is not whole.
+        self.dump(request, |message| {
             found |= message.body.windows(bytes.len()).any(|window| window == bytes);
         })?;
-        Ok(found && is_whole)
+        Ok(found)
     }
 
     /// Whether the answer is whole: else it was overtaken by a change, perhaps the one that is awaited.

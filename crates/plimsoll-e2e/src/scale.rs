@@ -26,7 +26,10 @@ const WATCHED: Duration = Duration::from_secs(30);
 /// Changes whose way to the kernel is timed, and those that kube-proxy is timed by too.
 const CHANGES: usize = 100;
 const CHANGES_OF_PROXY: usize = 5;
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(2);
+/// How often the kernel is asked for a change of each: of kube-proxy's it tells all 55,000 chains.
+const ASKED: Duration = Duration::from_millis(1);
+const PROXY_ASKED: Duration = Duration::from_millis(250);
 
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
@@ -233,11 +236,7 @@ impl Scene {
             let (service, by, at) = self.replace()?;
             let (old, new) = (writer::address(self.first[service]), writer::address(by));
             let map = maps.remove(&old).with_context(|| format!("{old} was in no map"))?;
-            while !kernel.has(&map, new)? {
-                ensure!(at.elapsed() < PATIENCE, "{new} is not in map {map} after {PATIENCE:?}");
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            times.push(at.elapsed().as_secs_f64());
+            times.push(until(at, ASKED, || kernel.has(&map, new))?);
             maps.insert(new, map);
             self.first[service] = by;
             // At any moment of the agent's own rhythm.
@@ -265,8 +264,8 @@ impl Scene {
             let (old, new) = (writer::address(self.first[service]), writer::address(by));
             let map = maps.remove(&old).with_context(|| format!("{old} was in no map"))?;
             let (us, them) = std::thread::scope(|scope| {
-                let us = scope.spawn(|| until(at, || ours.has(&map, new)));
-                let them = until(at, || theirs.proxy_has(new));
+                let us = scope.spawn(|| until(at, ASKED, || ours.has(&map, new)).context("the agent"));
+                let them = until(at, PROXY_ASKED, || theirs.proxy_has(new)).context("kube-proxy");
                 (us.join().expect("asking does not panic"), them)
             });
             by_us.push(us?);
@@ -288,10 +287,10 @@ impl Scene {
 }
 
 /// The seconds from a moment until something holds.
-fn until(at: Instant, mut holds: impl FnMut() -> Result<bool>) -> Result<f64> {
+fn until(at: Instant, asked: Duration, mut holds: impl FnMut() -> Result<bool>) -> Result<f64> {
     while !holds()? {
         ensure!(at.elapsed() < PATIENCE, "a change is not in the kernel after {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(asked);
     }
     Ok(at.elapsed().as_secs_f64())
 }

@@ -23,7 +23,7 @@ const LABELLED: usize = 200;
 /// How long the agent settles, and how long its CPU is watched after that.
 const SETTLE: Duration = Duration::from_secs(10);
 const WATCHED: Duration = Duration::from_secs(30);
-/// Changes whose way to the kernel is timed, and those that kube-proxy is timed by too.
+/// Changes whose way to the kernel is timed, by the agent and by kube-proxy.
 const CHANGES: usize = 100;
 const CHANGES_OF_PROXY: usize = 5;
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -247,39 +247,25 @@ impl Scene {
         Ok(Row::new(what, p99, "s")?.noting(note))
     }
 
-    /// The same changes in the kernel by both, and what both use.
+    /// The same with kube-proxy beside the agent, and then by kube-proxy alone: what a kernel with that many chains
+    /// tells of them is never whole while an agent writes.
     fn beside_proxy(&mut self, done: &mut dyn FnMut(Row)) -> Result<()> {
         let began = Instant::now();
         let node = self.node().clone();
         let proxy = KubeProxy::start(&self.plane, &node, &writer::node(0), Mode::Nftables, "")?;
         done(Row::new("kube-proxy: first rules after the start", began.elapsed().as_secs_f64(), "s")?);
-        // The agent asks for kube-proxy every ten seconds: it is to have found it before a change is timed.
-        std::thread::sleep(SETTLE + SETTLE / 2);
-        self.follows(SERVICES)?;
-        let mut maps = Kernel::of(&node)?.maps()?;
-        let (mut ours, mut theirs) = (Kernel::of(&node)?, Kernel::of(&node)?);
-        let (mut by_us, mut by_them) = (Vec::new(), Vec::new());
+        done(self.changes("beside kube-proxy: PATCH to kernel, p99".into())?);
+        self.agent.stop()?;
+        let mut kernel = Kernel::of(&node)?;
+        let mut times = Vec::new();
         for _ in 0..CHANGES_OF_PROXY {
-            let (service, by, at) = self.replace()?;
-            let (old, new) = (writer::address(self.first[service]), writer::address(by));
-            let map = maps.remove(&old).with_context(|| format!("{old} was in no map"))?;
-            let (us, them) = std::thread::scope(|scope| {
-                let us = scope.spawn(|| until(at, ASKED, || ours.has(&map, new)).context("the agent"));
-                let them = until(at, PROXY_ASKED, || theirs.proxy_has(new)).context("kube-proxy");
-                (us.join().expect("asking does not panic"), them)
-            });
-            by_us.push(us?);
-            by_them.push(them?);
-            maps.insert(new, map);
-            self.first[service] = by;
+            let (_, by, at) = self.replace()?;
+            times.push(until(at, PROXY_ASKED, || kernel.proxy_has(writer::address(by)))?);
         }
-        for (who, times) in [("the agent beside kube-proxy", &mut by_us), ("kube-proxy", &mut by_them)] {
-            let [median, _, most] = quantiles(times);
-            let note = format!("at most {most:.2} s, of {CHANGES_OF_PROXY}");
-            done(Row::new(format!("{who}: PATCH to kernel, median"), median, "s")?.noting(note));
-        }
-        let id = proxy.id().context("kube-proxy has ended")?;
-        let resident = usage::resident(id)?;
+        let [median, _, most] = quantiles(&mut times);
+        let note = format!("at most {most:.2} s, of {CHANGES_OF_PROXY}");
+        done(Row::new("kube-proxy alone: PATCH to kernel, median", median, "s")?.noting(note));
+        let resident = usage::resident(proxy.id().context("kube-proxy has ended")?)?;
         let most = format!("{:.0} MB at most since the start", resident.most);
         done(Row::new("kube-proxy: memory", resident.now, "MB")?.noting(most));
         Ok(())

@@ -16,7 +16,7 @@ pub(super) const MOST_STRAY: f64 = 1.9;
 /// The same where it lies already. (With 2.2, four in ten small changes lay a list of 16 anew, with 2.5 one in fourteen.)
 pub(super) const MOST_STRAY_KEPT: f64 = 2.5;
 /// At how many steps the search begins at most. A list of two to five random weights needs more than eight in one case of
-/// thirty, and none of them is enough in one of a hundred thousand; longer lists hardly ever need a second.
+/// thirty, and none of them is enough in one of tens of thousands; longer lists rarely need a second.
 const BEGINNINGS: u32 = 256;
 /// How many places are tried from one beginning at most, besides two for each interval. Most searches need fewer than
 /// three for each interval.
@@ -65,8 +65,8 @@ impl Circle {
     /// would stray too far, or they are not those of the endpoints that have a part.
     pub(super) fn keep(self, parts: &[u32], last: &[Interval]) -> Option<Vec<Interval>> {
         let (start, order) = match last {
-            [first, between @ .., end] if first.endpoint == end.endpoint => {
-                (first.steps, &last[1..=between.len() + 1])
+            [first, rest @ ..] if rest.last().is_some_and(|end| end.endpoint == first.endpoint) => {
+                (first.steps, rest)
             }
             _ => (0, last),
         };

@@ -4,26 +4,26 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use plimsoll_api::Status;
-use plimsoll_lab::eventually;
 use plimsoll_lab::namespace::Namespace;
-use rustix::process::{Pid, Signal, kill_process};
+use plimsoll_lab::{Bound, eventually};
+use rustix::process::Signal;
 
 /// How long an agent may take to become ready, to follow, or to stop.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 const API: ([u8; 4], u16) = ([127, 0, 0, 1], 9653);
 
-/// An agent; it is killed when this is dropped.
+/// An agent; it is killed when this is dropped, and when this process ends.
 pub(crate) struct Agent {
     namespace: Namespace,
     program: PathBuf,
     config: PathBuf,
     log: PathBuf,
-    child: Option<Child>,
+    process: Option<Bound>,
 }
 
 impl Agent {
@@ -42,21 +42,21 @@ impl Agent {
             program: program.to_owned(),
             log: file.with_extension("log"),
             config: file,
-            child: None,
+            process: None,
         })
     }
 
     /// Starts it, without waiting for anything.
     pub(crate) fn start(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(&self.program);
-        command.arg("agent").arg("--config").arg(&self.config);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        for variable in ["PLIMSOLL_CONFIG", "PLIMSOLL_NODE", "PLIMSOLL_LOG"] {
-            command.env_remove(variable);
-        }
-        let child = self.namespace.start(&mut command);
-        self.child = Some(child.with_context(|| format!("cannot start {}", self.program.display()))?);
+        let process = Bound::start(&self.namespace, &self.program, |command| {
+            command.arg("agent").arg("--config").arg(&self.config);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+            for variable in ["PLIMSOLL_CONFIG", "PLIMSOLL_NODE", "PLIMSOLL_LOG"] {
+                command.env_remove(variable);
+            }
+        });
+        self.process = Some(process.with_context(|| format!("cannot start {}", self.program.display()))?);
         Ok(())
     }
 
@@ -68,8 +68,8 @@ impl Agent {
             if status.as_ref().is_ok_and(&holds) {
                 return Ok(());
             }
-            let child = self.child.as_mut().context("the agent does not run")?;
-            let ended = child.try_wait()?;
+            let process = self.process.as_mut().context("the agent does not run")?;
+            let ended = process.ended()?;
             if ended.is_some() || Instant::now() >= deadline {
                 bail!(
                     "the agent of {} is not {what} (its process: {}): {status:?}; its log ends:\n{}",
@@ -93,10 +93,10 @@ impl Agent {
         let namespace = self.namespace.clone();
         let is_ready =
             || namespace.run(|| get(SocketAddr::from(API), "/readyz")).is_ok_and(|(status, _)| status == 200);
-        let child = self.child.as_mut().context("the agent does not run")?;
+        let process = self.process.as_mut().context("the agent does not run")?;
         let mut ended = None;
         let is_over = eventually(PATIENCE, || {
-            ended = child.try_wait().transpose();
+            ended = process.ended().transpose();
             ended.is_some() || is_ready()
         });
         if ended.is_some() || !is_over {
@@ -107,13 +107,12 @@ impl Agent {
 
     /// The number of its process.
     pub(crate) fn id(&self) -> Result<u32> {
-        Ok(self.child.as_ref().context("the agent does not run")?.id())
+        Ok(self.process.as_ref().context("the agent does not run")?.id())
     }
 
     /// Sends it a signal.
-    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        let child = self.child.as_ref().context("the agent does not run")?;
-        Ok(kill_process(Pid::from_child(child), signal)?)
+    pub(crate) fn signal(&mut self, signal: Signal) -> Result<()> {
+        Ok(self.process.as_mut().context("the agent does not run")?.signal(signal)?)
     }
 
     /// Asks it to end, and waits for that.
@@ -124,15 +123,15 @@ impl Agent {
     /// Ends it with this signal, and waits for that.
     pub(crate) fn end(&mut self, signal: Signal) -> Result<()> {
         self.signal(signal)?;
-        let mut child = self.child.take().context("the agent does not run")?;
+        let mut process = self.process.take().context("the agent does not run")?;
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            if child.try_wait()?.is_some() {
+            if process.ended()?.is_some() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        self.child = Some(child);
+        self.process = Some(process);
         bail!("an agent did not end; its log ends:\n{}", self.log_tail())
     }
 
@@ -141,15 +140,6 @@ impl Agent {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().filter(|line| !line.contains("config=")).collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
 

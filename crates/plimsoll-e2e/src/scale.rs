@@ -15,7 +15,6 @@ use serde::Serialize;
 
 use crate::agent::Agent;
 use crate::kernel::Kernel;
-use crate::world::{RIGHTS, USER};
 use crate::writer::{self, ENDPOINTS, NODES, SERVICES, Writer};
 
 /// How many Services have the label at first.
@@ -139,7 +138,7 @@ impl Scene {
         let home = cluster.add_outside(0)?;
         let addresses = vec![home.v4.into()];
         let plane = ControlPlane::start(Settings { addresses, ..Settings::new(&home.namespace) })?;
-        plane.kubectl().apply(RIGHTS)?;
+        let kubeconfig = plane.install()?;
         let writer = Writer::new(&home.namespace, plane.admin())?;
         writer.nodes(cluster.nodes[0].host.v4)?;
         writer.services(LABELLED)?;
@@ -151,7 +150,7 @@ impl Scene {
              kube_proxy: {{assume: {{mode: nftables, local_sources: ['{POD_NETWORK_V4}', '{POD_NETWORK_V6}']}}}}}}}}\n\
              store: {{mesh: {{bind: '127.0.0.1:9653'}}}}\n",
             name = writer::node(0),
-            kubeconfig = plane.kubeconfig_for(USER, &[])?.display(),
+            kubeconfig = kubeconfig.display(),
         );
         let node = &cluster.nodes[0].host.namespace;
         let agent = Agent::new(node, program, directory.path(), &writer::node(0), &config)?;

@@ -30,24 +30,6 @@ use crate::witness;
 pub(crate) const NODES: usize = 3;
 /// The zone of each.
 const ZONES: [&str; NODES] = ["a", "b", "c"];
-/// The user that agents are to the API server, and what it may do: what the discovery needs, and no more.
-pub(crate) const USER: &str = "plimsoll-agent";
-pub(crate) const RIGHTS: &str = "
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: plimsoll-agent}
-rules:
-- {apiGroups: [''], resources: [services, nodes], verbs: [get, list, watch]}
-- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: plimsoll-agent}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: plimsoll-agent}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: plimsoll-agent}]
-";
-
 /// What a host of the rig is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -154,7 +136,7 @@ impl World {
         let addresses = vec![home.v4.into(), home.v6.into()];
         let plane = ControlPlane::start(Settings { addresses, ..Settings::new(&home.namespace) })?;
         let directory = tempfile::Builder::new().prefix("plimsoll-e2e-").tempdir()?;
-        let agents = agents(&cluster, &plane, program, directory.path(), settings)?;
+        let agents = agents(&cluster, &plane.install()?, program, directory.path(), settings)?;
         let world = World {
             agents,
             proxies: Vec::new(),
@@ -169,9 +151,9 @@ impl World {
         Ok(world)
     }
 
-    /// Tells the API server of the nodes, the pods, and what agents may do.
+    /// Tells the API server of the nodes and the pods.
     fn register(&self, pods: &[(String, usize)]) -> Result<()> {
-        let (mut objects, mut statuses, mut addresses) = (String::from(RIGHTS), String::new(), Vec::new());
+        let (mut objects, mut statuses, mut addresses) = (String::new(), String::new(), Vec::new());
         for (node, zone) in ZONES.iter().enumerate() {
             let name = node_name(node);
             let [v4, v6] = self.host(&name)?.addresses();
@@ -332,14 +314,13 @@ fn tell_all_refusals(node: &Namespace) -> Result<()> {
 
 fn agents(
     cluster: &Cluster,
-    plane: &ControlPlane,
+    kubeconfig: &Path,
     program: &Path,
     directory: &Path,
     settings: &str,
 ) -> Result<Vec<Agent>> {
     let key: PathBuf = directory.join("mesh.key");
     std::fs::write(&key, "0123456789abcdef".repeat(4) + "\n")?;
-    let kubeconfig = plane.kubeconfig_for(USER, &[])?;
     let addresses: Vec<IpAddr> = cluster.nodes.iter().map(|node| node.host.v4.into()).collect();
     let agent = |(node, address): (usize, &IpAddr)| {
         let others = addresses.iter().filter(|other| *other != address);

@@ -12,6 +12,7 @@ mod patience;
 pub mod usage;
 pub mod random;
 pub mod namespace;
+mod bound;
 mod needs;
 pub mod cluster;
 pub mod proxy;
@@ -20,5 +21,6 @@ pub mod client;
 pub mod sctp;
 pub mod control_plane;
 
+pub use bound::Bound;
 pub use needs::available;
 pub use patience::eventually;

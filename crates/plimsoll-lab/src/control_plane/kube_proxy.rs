@@ -108,9 +108,9 @@ impl KubeProxy {
     }
 
     /// Halts it, or lets it go on.
-    pub fn hang(&self, hangs: bool) -> Result<(), Error> {
+    pub fn hang(&mut self, hangs: bool) -> Result<(), Error> {
         let signal = if hangs { Signal::STOP } else { Signal::CONT };
-        match &self.process {
+        match &mut self.process {
             Some(process) => process.signal(signal),
             None => Err(Error::Missing("kube-proxy was killed and not started again".into())),
         }

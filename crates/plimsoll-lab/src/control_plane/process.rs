@@ -2,14 +2,13 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::error::{Error, trying};
+use crate::bound::Bound;
 use crate::namespace::Namespace;
 use crate::patience::eventually;
 
@@ -32,22 +31,11 @@ impl Plan {
         let failed = || trying(format!("starting {} (by `setpriv` of util-linux)", self.program.display()));
         let log = File::options().create(true).append(true).open(&self.log).map_err(failed())?;
         let also = log.try_clone().map_err(failed())?;
-        // The kernel ends it when the thread that started it ends, so that thread stays. By `setpriv`, since between
-        // fork and exec of a process with threads there is little that may be done.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program).args(&self.arguments);
-        command.stdin(Stdio::null()).stdout(log).stderr(also);
-        let (tell, told) = channel();
-        let (hold, held) = channel::<()>();
-        let thread = self
-            .namespace
-            .spawn(self.name, move || {
-                let _ = tell.send(command.spawn());
-                let _ = held.recv();
-            })
-            .map_err(failed())?;
-        let child = told.recv().expect("the thread tells before it ends").map_err(failed())?;
-        Ok(Process { plan: self.clone(), child, hold: Some(hold), thread: Some(thread) })
+        let process = Bound::start(&self.namespace, &self.program, |command| {
+            command.args(&self.arguments).stdin(Stdio::null()).stdout(log).stderr(also);
+        })
+        .map_err(failed())?;
+        Ok(Process { plan: self.clone(), process })
     }
 
     fn failed(&self, what: String) -> Error {
@@ -69,20 +57,18 @@ pub(super) fn runs(process: &mut Option<Process>) -> bool {
 #[derive(Debug)]
 pub(super) struct Process {
     plan: Plan,
-    child: Child,
-    hold: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    process: Bound,
 }
 
 impl Process {
     /// Its number.
     pub(super) fn id(&self) -> u32 {
-        self.child.id()
+        self.process.id()
     }
 
     /// Fails if it has ended.
     pub(super) fn check(&mut self) -> Result<(), Error> {
-        match self.child.try_wait().map_err(trying(format!("looking after {}", self.plan.name)))? {
+        match self.process.ended().map_err(trying(format!("looking after {}", self.plan.name)))? {
             None => Ok(()),
             Some(status) => Err(self.plan.failed(format!("it ended ({status})"))),
         }
@@ -109,29 +95,14 @@ impl Process {
     }
 
     /// Sends it a signal.
-    pub(super) fn signal(&self, signal: Signal) -> Result<(), Error> {
-        kill_process(Pid::from_child(&self.child), signal)
-            .map_err(|errno| trying(format!("sending a signal to {}", self.plan.name))(errno.into()))
+    pub(super) fn signal(&mut self, signal: Signal) -> Result<(), Error> {
+        self.process.signal(signal).map_err(trying(format!("sending a signal to {}", self.plan.name)))
     }
 
     /// Asks it to end, and kills it when it takes too long.
     pub(super) fn stop(mut self, patience: Duration) {
-        let child = &mut self.child;
-        // Not a process that has ended: its number may be another's by now.
-        if matches!(child.try_wait(), Ok(None)) && kill_process(Pid::from_child(child), Signal::TERM).is_ok()
-        {
-            eventually(patience, || !matches!(child.try_wait(), Ok(None)));
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        self.hold = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        if self.process.signal(Signal::TERM).is_ok() {
+            eventually(patience, || !matches!(self.process.ended(), Ok(None)));
         }
     }
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::differential::{followed, publish};
 use crate::objects::{self, PORTS};
-use crate::table::{self, Service};
+use crate::table::{self, Proxy, Service};
 use crate::witness;
 use crate::world::{NODES, World, node_name, two_pods_on_each};
 
@@ -106,7 +106,7 @@ pub fn chaos(program: &Path, mode: Mode, tell: &dyn Fn(&str), done: &mut dyn FnM
     let mut world = World::build(program, &two_pods_on_each(), 3, "")?;
     let both = services(CALM)?;
     publish(&world, &both)?;
-    world.start_proxies(mode)?;
+    world.start_proxies(mode, &Proxy::default())?;
     world.start_agents(followed(&both))?;
     world.begin_witness()?;
     let mut scene = Scene::begin(&world, &both)?;

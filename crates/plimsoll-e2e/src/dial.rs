@@ -85,9 +85,13 @@ pub(crate) fn probe(world: &World, service: &Service, at: &At, by: &str, v6: boo
             let own = node_name(host.node);
             (of_node(node.as_ref().unwrap_or(&own))?, objects::node_port(service, at.port))
         }
-        // Nobody serves the first by IPv6, and the second says the same.
-        Place::Loopback | Place::Health(_) if v6 => return Ok(None),
+        // Nobody serves the first by IPv6, the second says the same, and the third has only the address of the link.
+        Place::Loopback | Place::Health(_) | Place::Gateway(_) if v6 => return Ok(None),
         Place::Loopback => (Ipv4Addr::LOCALHOST.into(), objects::node_port(service, at.port)),
+        Place::Gateway(node) => {
+            let node = world.host(node)?.node as u8;
+            (Ipv4Addr::new(10, 1, node, 1).into(), objects::node_port(service, at.port))
+        }
         Place::Endpoint => {
             let first = service.endpoints.first().context("`endpoint` of a Service without endpoints")?;
             (of_node(&first.name)?, objects::at_endpoint(service)[0])
@@ -104,9 +108,7 @@ pub(crate) fn probe(world: &World, service: &Service, at: &At, by: &str, v6: boo
 /// The node that decides where a packet of a probe goes: the first one it meets, or the one whose address it bears.
 pub(crate) fn deciding_node(world: &World, probe: &Probe) -> Result<usize> {
     let own = world.host(&probe.by)?.node;
-    let holds = |node: &usize| {
-        world.host(&node_name(*node)).is_ok_and(|host| host.addresses().contains(&probe.to.ip()))
-    };
+    let holds = |node: &usize| world.who(probe.to.ip()) == node_name(*node);
     Ok((0..crate::world::NODES).find(holds).unwrap_or(own))
 }
 

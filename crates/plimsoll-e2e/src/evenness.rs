@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::differential::{followed, publish};
 use crate::judge;
 use crate::objects::{self, PORTS};
-use crate::table::{self, Protocol, Served, Service};
+use crate::table::{self, Protocol, Proxy, Served, Service};
 use crate::witness;
 use crate::world::{NODES, World};
 
@@ -134,7 +134,7 @@ pub fn evenness(program: &Path, mode: Mode, tell: &dyn Fn(&str)) -> Result<Vec<R
     }
     let services: Vec<Service> = loaded.iter().map(|loaded| loaded.service.clone()).collect();
     publish(&world, &services)?;
-    world.start_proxies(mode)?;
+    world.start_proxies(mode, &Proxy::default())?;
     world.start_agents(followed(&services))?;
     world.begin_witness()?;
     let began = Instant::now();

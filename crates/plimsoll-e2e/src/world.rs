@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use plimsoll_lab::cluster::{self, Cluster};
+use plimsoll_lab::cluster::{self, Cluster, POD_NETWORK_V4, POD_NETWORK_V6};
 use plimsoll_lab::control_plane::{ControlPlane, KubeProxy, Kubectl, Mode, Settings};
 use plimsoll_lab::namespace::Namespace;
 use plimsoll_lab::sctp;
@@ -24,6 +24,7 @@ use tempfile::TempDir;
 
 use crate::agent::Agent;
 use crate::objects::{LISTEN, Listed, NAMESPACE};
+use crate::table::Proxy;
 use crate::witness;
 
 /// How many nodes there are.
@@ -66,6 +67,8 @@ pub(crate) struct World {
     pub(crate) plane: ControlPlane,
     hosts: BTreeMap<String, Host>,
     cluster: Cluster,
+    /// Whether the nodes' FORWARD chains drop.
+    forward_drops: bool,
     _directory: TempDir,
 }
 
@@ -145,6 +148,7 @@ impl World {
             plane,
             hosts,
             cluster,
+            forward_drops: false,
             _directory: directory,
         };
         world.register(pods)?;
@@ -158,10 +162,12 @@ impl World {
             let name = node_name(node);
             let [v4, v6] = self.host(&name)?.addresses();
             let labels = format!("topology.kubernetes.io/zone: {zone}, kubernetes.io/hostname: {name}");
-            let head = format!(
-                "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n"
+            let pods = format!("10.1.{node}.0/24");
+            let _ = writeln!(
+                objects,
+                "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n\
+                 spec: {{podCIDR: {pods}, podCIDRs: [{pods}, 'fd01:0:0:{node:x}::/64']}}"
             );
-            objects.push_str(&head);
             let address = |address| format!("{{\"type\": \"InternalIP\", \"address\": \"{address}\"}}");
             let (v4, v6) = (address(v4), address(v6));
             addresses.push((name, format!("{{\"status\": {{\"addresses\": [{v4}, {v6}]}}}}")));
@@ -238,13 +244,14 @@ impl World {
         }
     }
 
-    /// Starts kube-proxy on all nodes in a mode, instead of those that ran before.
-    pub(crate) fn start_proxies(&mut self, mode: Mode) -> Result<()> {
+    /// Starts kube-proxy on all nodes in a mode and a configuration, instead of those that ran before.
+    pub(crate) fn start_proxies(&mut self, mode: Mode, how: &Proxy) -> Result<()> {
         self.proxies.clear();
+        self.guard_forwarding(how.forward_drops)?;
         let (plane, cluster) = (&self.plane, &self.cluster);
         let start = |node: usize| {
             let namespace = &cluster.nodes[node].host.namespace;
-            KubeProxy::start(plane, namespace, &node_name(node), mode, "")
+            KubeProxy::start(plane, namespace, &node_name(node), mode, &how.configuration)
         };
         self.proxies = std::thread::scope(|scope| {
             let starting: Vec<_> = (0..NODES).map(|node| scope.spawn(move || start(node))).collect();
@@ -253,6 +260,25 @@ impl World {
                 .map(|thread| thread.join().expect("starting does not panic"))
                 .collect::<Result<_, _>>()
         })?;
+        Ok(())
+    }
+
+    /// Lets the nodes' FORWARD chains drop what is neither from a pod nor to one, or nothing, as before.
+    fn guard_forwarding(&mut self, drops: bool) -> Result<()> {
+        if std::mem::replace(&mut self.forward_drops, drops) == drops {
+            return Ok(());
+        }
+        let (policy, change) = if drops { ("DROP", "-A") } else { ("ACCEPT", "-D") };
+        for node in 0..NODES {
+            for (program, pods) in [("iptables", POD_NETWORK_V4), ("ip6tables", POD_NETWORK_V6)] {
+                let iptables = |arguments: &[&str]| self.node(node).text(program, arguments);
+                iptables(&["-w", "-P", "FORWARD", policy])?;
+                // As networks of pods do it.
+                for side in ["-s", "-d"] {
+                    iptables(&["-w", change, "FORWARD", side, pods, "-j", "ACCEPT"])?;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -1,9 +1,13 @@
 //! The table of cases, read from its text.
 
+mod proxy;
+
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, bail};
 use plimsoll_lab::control_plane::Mode;
+
+pub use self::proxy::Proxy;
 
 /// The table of the repository.
 pub const CASES: &str = include_str!("../cases.txt");
@@ -79,6 +83,8 @@ pub struct Service {
     pub protocols: Vec<Protocol>,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// Beside which kube-proxies.
+    pub proxy: Proxy,
     /// What is asked of it.
     pub cases: Vec<Case>,
 }
@@ -176,6 +182,8 @@ pub enum Place {
     NodePort(Option<String>),
     /// Its node port, at 127.0.0.1.
     Loopback,
+    /// Its node port, at the address that this node has on its pods' links.
+    Gateway(String),
     /// Its first endpoint itself.
     Endpoint,
     /// An address of the Services' network that no Service has.
@@ -247,6 +255,7 @@ pub fn read(text: &str, first: usize) -> Result<Vec<Service>> {
 /// Reads a table of Services that change: of each what it is, one after the other.
 pub fn read_changes(text: &str, first: usize) -> Result<Vec<Vec<Service>>> {
     let mut services: Vec<Vec<Service>> = Vec::new();
+    let mut proxy = Proxy::default();
     for (number, line) in text.lines().enumerate() {
         let content = line.split('#').next().unwrap_or_default().trim();
         if content.is_empty() {
@@ -254,8 +263,13 @@ pub fn read_changes(text: &str, first: usize) -> Result<Vec<Vec<Service>>> {
         }
         let cells: Vec<&str> = content.split('|').map(str::trim).collect();
         let context = || format!("line {} of the table: `{content}`", number + 1);
+        if let Some(words) = content.strip_prefix("proxy ") {
+            proxy = Proxy::read(words).with_context(context)?;
+            continue;
+        }
         if let Some(name) = cells[0].strip_prefix("service ") {
             let service = service(name, first + services.len(), &cells).with_context(context)?;
+            let service = Service { proxy: proxy.clone(), ..service };
             if services.iter().any(|other| other[0].name == service.name) {
                 bail!("{}: there is a Service of that name already", context());
             }
@@ -287,6 +301,7 @@ fn service(name: &str, number: usize, cells: &[&str]) -> Result<Service> {
         ranges: Vec::new(),
         protocols: vec![Protocol::Tcp],
         endpoints: endpoints.split_whitespace().map(endpoint).collect::<Result<_>>()?,
+        proxy: Proxy::default(),
         cases: Vec::new(),
     };
     for word in words.split_whitespace() {
@@ -376,6 +391,7 @@ fn place(text: &str) -> Result<At> {
             ("lb", None) => Place::LoadBalancer,
             ("node-port", node) => Place::NodePort(node.map(str::to_owned)),
             ("loopback", None) => Place::Loopback,
+            ("gateway", Some(node)) => Place::Gateway(node.to_owned()),
             ("endpoint", None) => Place::Endpoint,
             ("unallocated", None) => Place::Unallocated,
             ("health", Some(node)) => Place::Health(node.to_owned()),

@@ -50,6 +50,24 @@ fn what_is_wrong_is_told_with_its_line() {
 }
 
 #[test]
+fn what_follows_other_proxies_belongs_to_them() {
+    let text = "service a | | p1a\nproxy node-cidr node-ports=10.0.0.0/8,::/0\nservice b | | p1a\nservice c | | p1a\n\
+                proxy forward-drop\nservice d | | p1a";
+    let proxies: Vec<Proxy> = read(text, 1).unwrap().into_iter().map(|service| service.proxy).collect();
+    assert_eq!(proxies[0], Proxy::default());
+    assert_eq!(
+        proxies[1].configuration,
+        "detectLocalMode: NodeCIDR\nnodePortAddresses: ['10.0.0.0/8', '::/0']\n"
+    );
+    assert_eq!(proxies[2], proxies[1]);
+    assert_eq!(proxies[3], Proxy { forward_drops: true, ..Proxy::default() });
+    assert!(problem("proxy node-cdir").contains("`node-cdir` is no word for a proxy"));
+    // Those that need none come first, as the run has it.
+    let services = read(CASES, 1).unwrap();
+    assert!(services.is_sorted_by_key(|service| service.proxy != Proxy::default()));
+}
+
+#[test]
 fn services_that_change_keep_their_names_and_numbers() {
     let changing = read_changes(CHANGES, 60).unwrap();
     for states in &changing {

@@ -54,7 +54,8 @@ pub struct KubeProxy {
 impl KubeProxy {
     /// Starts one in a node's namespace and waits until it has written its first rules. The Node should exist, with
     /// an `InternalIP`. The laboratory's endpoints are local to the cluster for it; `more` are further lines for its
-    /// configuration (`KubeProxyConfiguration`, YAML), such as `nodePortAddresses: [primary]`.
+    /// configuration (`KubeProxyConfiguration`, YAML, a field in each), such as `nodePortAddresses: [primary]`; they
+    /// take the place of the laboratory's own for the same fields.
     pub fn start(
         plane: &ControlPlane,
         namespace: &Namespace,
@@ -64,10 +65,8 @@ impl KubeProxy {
     ) -> Result<KubeProxy, Error> {
         let kubeconfig = plane.kubeconfig_for("system:kube-proxy", &[])?;
         let config = plane.directory().join(format!("kube-proxy-{node}.yaml"));
-        let text = format!(
-            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
-             kind: KubeProxyConfiguration\n\
-             clientConnection: {{kubeconfig: '{kubeconfig}'}}\n\
+        let own = format!(
+            "clientConnection: {{kubeconfig: '{kubeconfig}'}}\n\
              hostnameOverride: {node}\n\
              mode: {mode}\n\
              detectLocalMode: ClusterCIDR\n\
@@ -75,11 +74,17 @@ impl KubeProxy {
              healthzBindAddress: 127.0.0.1:10256\n\
              metricsBindAddress: 127.0.0.1:10249\n\
              # Nothing that would need rights over more than the namespace.\n\
-             conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}\n\
-             {more}\n",
+             conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}\n",
             kubeconfig = kubeconfig.display(),
             mode = mode.name(),
         );
+        let field = |line: &str| line.split(':').next().unwrap_or_default().to_owned();
+        let mut text =
+            String::from("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n");
+        for line in own.lines().filter(|line| !more.lines().any(|other| field(other) == field(line))) {
+            text = text + line + "\n";
+        }
+        text.push_str(more);
         fs::write(&config, text).map_err(trying(format!("writing {}", config.display())))?;
         let plan = Plan {
             name: "kube-proxy",

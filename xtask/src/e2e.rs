@@ -5,10 +5,10 @@ use std::os::unix::process::CommandExt as _;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::control_plane;
 use crate::run::{cargo, command, run};
 use crate::setup::{ensure, is_root};
 use crate::workspace::Workspace;
+use crate::{control_plane, debian};
 
 /// Runs a real Kubernetes control plane and three nodes, and compares kube-proxy alone with Plimsoll in front of it.
 ///
@@ -51,6 +51,9 @@ pub(crate) fn e2e(arguments: &Arguments) -> Result<()> {
     e2e.args(&arguments.rest).arg("--program").arg(target.join(agent));
     if runs {
         e2e.env(control_plane::ASSETS, control_plane::for_tests()?);
+    }
+    if runs && arguments.rest.iter().any(|word| word == "old-etcd" || word == "--only=old-etcd") {
+        e2e.arg("--etcd").arg(debian::program("etcd-server", "usr/bin/etcd")?);
     }
     // In our place, so that signals and the terminal are its own.
     let error = e2e.exec();

@@ -5,6 +5,7 @@ mod setup;
 mod workspace;
 mod tidy;
 mod control_plane;
+mod debian;
 mod test;
 mod demo;
 mod bench;

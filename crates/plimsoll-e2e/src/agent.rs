@@ -135,9 +135,14 @@ impl Agent {
         bail!("an agent did not end; its log ends:\n{}", self.log_tail())
     }
 
+    /// What it wrote so far.
+    pub(crate) fn log(&self) -> Result<String> {
+        std::fs::read_to_string(&self.log).with_context(|| format!("cannot read {}", self.log.display()))
+    }
+
     /// The last lines of its log.
     pub(crate) fn log_tail(&self) -> String {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let log = self.log().unwrap_or_default();
         let lines: Vec<&str> = log.lines().filter(|line| !line.contains("config=")).collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
     }

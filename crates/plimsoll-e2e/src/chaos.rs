@@ -103,7 +103,7 @@ struct Scene {
 /// Lets everything go wrong, one after the other, beside kube-proxy in a mode.
 pub fn chaos(program: &Path, mode: Mode, tell: &dyn Fn(&str), done: &mut dyn FnMut(Row)) -> Result<()> {
     tell("chaos: a control plane, three nodes and their pods start");
-    let mut world = World::build(program, &two_pods_on_each(), 3, "")?;
+    let mut world = World::build(program, None, &two_pods_on_each(), 3, "")?;
     let both = services(CALM)?;
     publish(&world, &both)?;
     world.start_proxies(mode, &Proxy::default())?;

@@ -120,7 +120,7 @@ struct Loaded {
 pub fn evenness(program: &Path, mode: Mode, tell: &dyn Fn(&str)) -> Result<Vec<Row>> {
     tell("evenness: a control plane, three nodes and their pods start");
     let pods: Vec<(String, usize)> = (0..ENDPOINTS[1]).map(|e| (format!("e{e}"), e % NODES)).collect();
-    let mut world = World::build(program, &pods, 0, "")?;
+    let mut world = World::build(program, None, &pods, 0, "")?;
     let mut loaded = Vec::new();
     for service in services(ENDPOINTS[0])? {
         let port = objects::at_endpoint(&service)[0];

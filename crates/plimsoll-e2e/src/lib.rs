@@ -13,6 +13,7 @@ mod judge;
 mod differential;
 mod changes;
 pub mod flows;
+pub mod old_etcd;
 pub mod evenness;
 pub mod chaos;
 mod writer;
@@ -99,41 +100,59 @@ pub fn differential(
     done: &mut dyn FnMut(Outcome),
 ) -> Result<()> {
     tell("a control plane, three nodes and their pods start");
+    let mut world = build(program, None, cases)?;
+    for mode in modes {
+        dial_all(&mut world, cases, *mode, &|what| tell(&format!("{}: {what}", mode.name())), done)?;
+    }
+    Ok(())
+}
+
+/// The rig with the Services of all cases.
+fn build(program: &Path, etcd: Option<&Path>, cases: &Cases) -> Result<World> {
     let services = cases.at_first();
     let ports = 1 + services.iter().map(|service| service.number).max().unwrap_or_default();
-    let mut world = World::build(program, &two_pods_on_each(), u16::try_from(ports)?, PATIENT_GUARD)?;
+    let world = World::build(program, etcd, &two_pods_on_each(), u16::try_from(ports)?, PATIENT_GUARD)?;
     publish(&world, &services)?;
+    Ok(world)
+}
+
+/// Dials all cases in a mode.
+fn dial_all(
+    world: &mut World,
+    cases: &Cases,
+    mode: Mode,
+    tell: &dyn Fn(&str),
+    done: &mut dyn FnMut(Outcome),
+) -> Result<()> {
+    let followed = followed(&cases.at_first());
     // Those of the table that need other kube-proxies come last, each kind of them together.
     let as_usual = cases.services.partition_point(|service| service.proxy == Proxy::default());
     let (plain, others) = cases.services.split_at(as_usual);
-    for mode in modes {
-        let tell = |what: &str| tell(&format!("{}: {what}", mode.name()));
-        if !(plain.is_empty() && cases.changing.is_empty() && cases.flows.is_empty()) {
-            world.start_proxies(*mode, &Proxy::default())?;
-            tell("clients dial with kube-proxy alone");
-            let differential = Differential::alone(&world, plain, *mode)?;
-            tell("Services change with kube-proxy alone");
-            let changed = changes::run(&world, &cases.changing, *mode, false)?;
-            let flowed = flows::run(&world, &cases.flows, false)?;
-            tell("agents start");
-            world.start_agents(followed(&services))?;
-            tell("clients dial with Plimsoll in front");
-            differential.with_plimsoll(&world)?.into_iter().for_each(&mut *done);
-            tell("Services change with Plimsoll in front");
-            let changed_again = changes::run(&world, &cases.changing, *mode, true)?;
-            let flowed_again = flows::run(&world, &cases.flows, true)?;
-            changes::judge(&cases.changing, *mode, changed, changed_again).into_iter().for_each(&mut *done);
-            flows::judge(&cases.flows, *mode, flowed, flowed_again).into_iter().for_each(&mut *done);
-            world.stop_agents()?;
-        }
-        for beside in others.chunk_by(|a, b| a.proxy == b.proxy) {
-            tell(&format!("beside other kube-proxies: {}", beside[0].name));
-            world.start_proxies(*mode, &beside[0].proxy)?;
-            let differential = Differential::alone(&world, beside, *mode)?;
-            world.start_agents(followed(&services))?;
-            differential.with_plimsoll(&world)?.into_iter().for_each(&mut *done);
-            world.stop_agents()?;
-        }
+    if !(plain.is_empty() && cases.changing.is_empty() && cases.flows.is_empty()) {
+        world.start_proxies(mode, &Proxy::default())?;
+        tell("clients dial with kube-proxy alone");
+        let differential = Differential::alone(world, plain, mode)?;
+        tell("Services change with kube-proxy alone");
+        let changed = changes::run(world, &cases.changing, mode, false)?;
+        let flowed = flows::run(world, &cases.flows, false)?;
+        tell("agents start");
+        world.start_agents(followed)?;
+        tell("clients dial with Plimsoll in front");
+        differential.with_plimsoll(world)?.into_iter().for_each(&mut *done);
+        tell("Services change with Plimsoll in front");
+        let changed_again = changes::run(world, &cases.changing, mode, true)?;
+        let flowed_again = flows::run(world, &cases.flows, true)?;
+        changes::judge(&cases.changing, mode, changed, changed_again).into_iter().for_each(&mut *done);
+        flows::judge(&cases.flows, mode, flowed, flowed_again).into_iter().for_each(&mut *done);
+        world.stop_agents()?;
+    }
+    for beside in others.chunk_by(|a, b| a.proxy == b.proxy) {
+        tell(&format!("beside other kube-proxies: {}", beside[0].name));
+        world.start_proxies(mode, &beside[0].proxy)?;
+        let differential = Differential::alone(world, beside, mode)?;
+        world.start_agents(followed)?;
+        differential.with_plimsoll(world)?.into_iter().for_each(&mut *done);
+        world.stop_agents()?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use plimsoll_e2e::report::Outcome;
-use plimsoll_e2e::{Cases, chaos, evenness, scale};
+use plimsoll_e2e::{Cases, chaos, evenness, old_etcd, scale};
 use plimsoll_lab::control_plane::Mode;
 use serde::Serialize;
 
@@ -41,6 +41,7 @@ Examples:
   cargo xtask e2e kubernetes --only cases -o json > e2e.json
   cargo xtask e2e kubernetes --only evenness
   cargo xtask e2e kubernetes --only scale
+  cargo xtask e2e kubernetes --only old-etcd
   cargo xtask e2e kubernetes --list")]
 struct Kubernetes {
     /// Only cases whose name (`SERVICE: CASE`) has one of these texts in it
@@ -55,6 +56,9 @@ struct Kubernetes {
     /// Only this part
     #[arg(long)]
     only: Option<Part>,
+    /// The etcd of `--only old-etcd`
+    #[arg(long, value_name = "FILE", default_value = "etcd")]
+    etcd: PathBuf,
     /// Name the cases and run none
     #[arg(long)]
     list: bool,
@@ -71,6 +75,8 @@ enum Part {
     Chaos,
     /// An agent in a cluster of 5,000 Services and 500 nodes: five minutes, and only when asked for
     Scale,
+    /// A part of the cases beside Debian's etcd 3.4, whose API server cannot stream lists: only when asked for
+    OldEtcd,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -151,14 +157,22 @@ fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
         scale: Vec::new(),
     };
     let text = asked.output == Form::Text;
+    let case = |run: &mut Run, outcome: Outcome| {
+        run.count(outcome.passed());
+        if text {
+            let _ = writeln!(std::io::stdout(), "{outcome}");
+        }
+        run.cases.push(outcome);
+    };
     let wants = |part: Part| asked.only.map_or(asked.filters.is_empty(), |only| only == part);
     if wants(Part::Cases) || !asked.filters.is_empty() {
         plimsoll_e2e::differential(&arguments.program, &cases, &modes, &tell, &mut |outcome| {
-            run.count(outcome.passed());
-            if text {
-                let _ = writeln!(std::io::stdout(), "{outcome}");
-            }
-            run.cases.push(outcome);
+            case(&mut run, outcome);
+        })?;
+    }
+    if asked.only == Some(Part::OldEtcd) {
+        old_etcd::old_etcd(&arguments.program, &asked.etcd, &tell, &mut |outcome| {
+            case(&mut run, outcome);
         })?;
     }
     if wants(Part::Evenness) {

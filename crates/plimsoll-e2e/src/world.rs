@@ -85,9 +85,11 @@ pub(crate) fn two_pods_on_each() -> Vec<(String, usize)> {
 
 impl World {
     /// Builds everything but proxies and agents. `pods` names those with servers, and their nodes; servers listen at
-    /// `ports` ports from each of [`LISTEN`] on. `settings` are further lines of the agents' configuration.
+    /// `ports` ports from each of [`LISTEN`] on. `settings` are further lines of the agents' configuration; `etcd` is
+    /// another than the one beside the API server.
     pub(crate) fn build(
         program: &Path,
+        etcd: Option<&Path>,
         pods: &[(String, usize)],
         ports: u16,
         settings: &str,
@@ -137,7 +139,11 @@ impl World {
         }
         let home = cluster.add_outside(0)?;
         let addresses = vec![home.v4.into(), home.v6.into()];
-        let plane = ControlPlane::start(Settings { addresses, ..Settings::new(&home.namespace) })?;
+        let plane = ControlPlane::start(Settings {
+            addresses,
+            etcd: etcd.map(Path::to_owned),
+            ..Settings::new(&home.namespace)
+        })?;
         let directory = tempfile::Builder::new().prefix("plimsoll-e2e-").tempdir()?;
         let agents = agents(&cluster, &plane.install()?, program, directory.path(), settings)?;
         let world = World {

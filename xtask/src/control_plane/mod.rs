@@ -132,7 +132,7 @@ fn names(programs: &[&Program]) -> String {
 }
 
 /// Where this user's caches of this project are.
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     let directory = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     directory("PLIMSOLL_CACHE")
         .or_else(|| directory("XDG_CACHE_HOME").map(|path| path.join("plimsoll")))

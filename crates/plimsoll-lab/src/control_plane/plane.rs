@@ -87,10 +87,15 @@ impl ControlPlane {
             arguments,
             log: at.join(name).with_extension("log"),
         };
+        let mut etcd_arguments = etcd_arguments(at, client, peer);
+        if settings.etcd.is_none() {
+            // What a crash of the machine would lose is gone with the machine. Not all others know how.
+            etcd_arguments.push("--unsafe-no-fsync".into());
+        }
         let etcd = settings.etcd.clone().map_or_else(|| program("etcd"), Ok)?;
         let apiserver = program("kube-apiserver")?;
         let plans = [
-            plan("etcd", etcd, etcd_arguments(at, client, peer)),
+            plan("etcd", etcd, etcd_arguments),
             plan("kube-apiserver", apiserver, apiserver_arguments(at, &settings, client, secure)),
         ];
         let mut plane = ControlPlane {
@@ -236,8 +241,6 @@ fn etcd_arguments(directory: &Path, client: u16, peer: u16) -> Vec<String> {
         format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
         format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
         format!("--initial-cluster=default=http://127.0.0.1:{peer}"),
-        // What a crash of the machine would lose is gone with the machine.
-        "--unsafe-no-fsync".into(),
     ]
 }
 

@@ -10,7 +10,7 @@ use plimsoll_core::report::Report;
 use plimsoll_core::service::{NodeName, ServiceId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -47,6 +47,9 @@ impl Question {
         }
     }
 }
+
+/// More of one kind at once are told by their number.
+const MANY: usize = 10;
 
 /// The owner of the balancer.
 pub(crate) struct Owner {
@@ -119,6 +122,7 @@ impl Owner {
             }
             _ => {}
         }
+        let mut notices = Vec::new();
         for command in self.balancer.on(self.clock.now(), event) {
             match command {
                 Command::Publish(report) => {
@@ -129,9 +133,10 @@ impl Owner {
                     let sent = self.plans.try_send(plan).is_ok();
                     self.count_lost("plan", sent);
                 }
-                Command::Tell(notice) => self.tell(&notice),
+                Command::Tell(notice) => notices.push(notice),
             }
         }
+        self.tell(&notices);
     }
 
     /// A report that finds no room is replaced by the next one. A plan always finds room: one is under way at most.
@@ -141,12 +146,34 @@ impl Owner {
         }
     }
 
-    fn tell(&self, notice: &Notice) {
-        self.metrics.notices.get_or_create(&Kind { kind: notice.kind() }).inc();
-        match notice {
-            Notice::Taken { service, key } if self.dry_run => info!("{service}: {key} would be balanced"),
-            Notice::Refused(_) | Notice::Limited { .. } | Notice::NodeLeft(_) => warn!("{notice}"),
-            _ => info!("{notice}"),
+    /// What came of one event. What concerns all Services at once, as at the start, is a line with their number.
+    fn tell(&self, notices: &[Notice]) {
+        let of_kind = |is: fn(&Notice) -> bool| notices.iter().filter(|notice| is(notice)).count();
+        let taken = of_kind(|notice| matches!(notice, Notice::Taken { .. }));
+        let left = of_kind(|notice| matches!(notice, Notice::Left { .. }));
+        let is = if self.dry_run { "would be" } else { "are" };
+        if taken > MANY {
+            info!("{taken} addresses of Services {is} balanced; level debug names them");
+        }
+        if left > MANY {
+            info!(
+                "{left} addresses of Services are left to the proxy below; level debug says which, and why"
+            );
+        }
+        for notice in notices {
+            self.metrics.notices.get_or_create(&Kind { kind: notice.kind() }).inc();
+            let text = match notice {
+                Notice::Taken { service, key } if self.dry_run => {
+                    format!("{service}: {key} would be balanced")
+                }
+                _ => notice.to_string(),
+            };
+            match notice {
+                Notice::Refused(_) | Notice::Limited { .. } | Notice::NodeLeft(_) => warn!("{text}"),
+                Notice::Taken { .. } if taken > MANY => debug!("{text}"),
+                Notice::Left { .. } if left > MANY => debug!("{text}"),
+                _ => info!("{text}"),
+            }
         }
     }
 

@@ -28,6 +28,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// How long kube-proxy is waited for at the start, where nothing is assumed of it: it may be starting too.
 const AWAIT_PROXY: Duration = Duration::from_secs(10);
 
+/// More Services of which something is left to kube-proxy are told by their number, at the start.
+const MANY: usize = 10;
+
 /// Where what is found out goes.
 pub(super) struct Outlets {
     pub(super) changes: mpsc::Sender<Result<ServiceChange, Error>>,
@@ -102,8 +105,17 @@ impl Follower {
         self.cluster.proxy(proxy.clone());
         self.outlets.proxy.send_replace(proxy.clone());
         let (services, remarks) = self.cluster.all();
+        let is_left = |remarks: &[Remark]| remarks.iter().any(|remark| matches!(remark, Remark::Left(_)));
+        let left = remarks.values().filter(|remarks| is_left(remarks)).count();
+        let many = left > MANY;
+        if many {
+            tracing::info!(
+                "{left} Services are left to kube-proxy, wholly or in part; level debug says which, and why"
+            );
+        }
         for (service, remarks) in &remarks {
-            self.say(service, remarks, false);
+            log(service, remarks, many);
+            self.note(service, remarks, false);
         }
         self.outlets.remarks.send_replace(remarks);
         self.tell(ServiceChange::All(services)).await?;
@@ -159,7 +171,8 @@ impl Follower {
     async fn look(&mut self) -> Result<(), Unheard> {
         while let Some(news) = self.cluster.next() {
             if let Some(remarks) = news.remarks {
-                self.say(&news.service, &remarks, true);
+                log(&news.service, &remarks, false);
+                self.note(&news.service, &remarks, true);
                 self.outlets.remarks.send_modify(|known| {
                     if remarks.is_empty() {
                         known.remove(&news.service);
@@ -200,9 +213,8 @@ impl Follower {
         Ok(())
     }
 
-    /// Says what there is to say of a Service now. `is_new`: it was otherwise just before.
-    fn say(&self, service: &Arc<str>, remarks: &[Remark], is_new: bool) {
-        log(service, remarks);
+    /// Notes what there is to say of a Service now. `is_new`: it was otherwise just before.
+    fn note(&self, service: &Arc<str>, remarks: &[Remark], is_new: bool) {
         if let Some(events) = &self.outlets.events {
             events.note(service, self.cluster.uid(service), remarks, is_new);
         }
@@ -377,9 +389,10 @@ fn is_end_of_list(news: &News) -> bool {
     )
 }
 
-fn log(service: &str, remarks: &[Remark]) {
+fn log(service: &str, remarks: &[Remark], many: bool) {
     for remark in remarks {
         match remark {
+            Remark::Left(_) if many => tracing::debug!(service, "{remark}"),
             Remark::Left(_) => tracing::info!(service, "{remark}"),
             Remark::Problem(_) => tracing::warn!(service, "{remark}"),
         }

@@ -1,8 +1,9 @@
 //! A dry run: it counts and explains, says what it would do, and puts nothing into the kernel.
 
+use plimsoll_lab::namespace::Namespace;
 use plimsoll_lab::{available, eventually};
 
-use crate::agent::plimsoll;
+use crate::agent::{Agent, plimsoll};
 use crate::stage::{PROGRAMS, SOON, Stage};
 
 #[test]
@@ -42,4 +43,29 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     assert!(!agent.has_table());
     assert_eq!(stage.fell_through(0), 20, "the proxy below chose for each");
     held.assert_alive();
+}
+
+#[test]
+fn many_services_are_told_in_a_line() {
+    if !available(&[]) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("services.yaml");
+    let service = |i: u8| {
+        format!(
+            "- {{name: web-{i}, addresses: [10.96.0.{i}], ports: [{{port: 80}}], endpoints: [{{address: 10.1.0.{i}}}]}}\n"
+        )
+    };
+    let services: String = (1..=200).map(service).collect();
+    std::fs::write(&path, format!("services:\n{services}")).unwrap();
+    let config =
+        format!("node: n\ndiscovery: {{file: {{path: {}}}}}\ndataplane: {{dry_run: {{}}}}\n", path.display());
+    let namespace = Namespace::new("n").unwrap();
+    let mut agent = Agent::new(&namespace, directory.path(), 0, &config);
+    agent.start();
+    agent.wait_ready();
+    let told = || agent.log().contains("200 addresses of Services would be balanced");
+    assert!(eventually(SOON, told), "{}", agent.log());
+    assert!(agent.log().lines().count() < 20, "{}", agent.log());
 }

@@ -31,7 +31,7 @@ fn names(nodes: &[&str]) -> Vec<NodeName> {
 }
 
 /// What the agents wrote.
-fn written(kubectl: &Kubectl) -> Vec<Value> {
+pub(crate) fn written(kubectl: &Kubectl) -> Vec<Value> {
     let all = kubectl.run(&["get", "events.events.k8s.io", "-A", "-o", "json"]).unwrap();
     let all: Value = serde_json::from_str(&all).unwrap();
     let ours = all["items"].as_array().unwrap().iter();

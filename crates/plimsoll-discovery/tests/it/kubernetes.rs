@@ -46,7 +46,12 @@ impl Found {
 
     /// Takes changes in until this holds.
     pub(crate) fn until(&mut self, what: &str, holds: impl Fn(&Found) -> bool) {
-        let deadline = std::time::Instant::now() + SOON;
+        self.until_within(SOON, what, holds);
+    }
+
+    /// The same, with another patience.
+    pub(crate) fn until_within(&mut self, patience: Duration, what: &str, holds: impl Fn(&Found) -> bool) {
+        let deadline = std::time::Instant::now() + patience;
         while !holds(self) {
             let left = deadline.saturating_duration_since(std::time::Instant::now());
             assert!(!left.is_zero(), "{what}: {:#?}\n{:?}", self.services, self.trouble());

@@ -6,5 +6,6 @@ mod corpus;
 mod file;
 mod kubernetes;
 mod rights;
+mod bad_objects;
 mod events;
 mod admission;

@@ -75,7 +75,7 @@ pub(super) fn map<'a>(
                 mode,
                 policy: tuning.policy,
                 slow_start: tuning.slow_start.unwrap_or(Duration::ZERO),
-                endpoints: endpoints(port, family, &slices),
+                endpoints: endpoints(port, family, &slices, &mut problems),
             }));
         }
     }

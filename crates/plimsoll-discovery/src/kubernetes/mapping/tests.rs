@@ -310,6 +310,7 @@ fn of_an_endpoint_in_two_slices_the_fittest_counts_in_any_order() {
     let backwards: Vec<object::Slice> = slices.iter().rev().cloned().collect();
     let expected = expect![[r"
         shop/web:http/ipv4 Enabled [in tcp/10.96.0.1:80] -> tcp/10.1.0.1:8080@n2
+        - EndpointSlice shop/web-1: endpoint: `10.1.0.1` is in EndpointSlice shop/web-2 too, with other conditions; kube-proxy takes either, here the one that is the fitter to serve counts; remove it from one of the slices
     "]];
     check(&json!({}), &slices, &expected);
     check(&json!({}), &backwards, &expected);

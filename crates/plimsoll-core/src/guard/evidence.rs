@@ -13,6 +13,12 @@ const MEMORY: f64 = 16.0;
 const PAST: f64 = 64.0;
 /// How slowly, in seconds, an endpoint's own past rises: what overload adds to the stay is not what is usual.
 const PAST_RISES: f64 = 300.0;
+/// The same for how they come, so that some bursts are among them.
+const BURSTS: f64 = 512.0;
+/// A filtered rate steps so much less than the number of connections from one decision to the next.
+const STEP_OF_CHANCE: f64 = 3.0;
+/// Steps this many times those of chance are bursts; less is a change of load, or of shares.
+const SURELY_BURSTS: f64 = 2.0;
 /// A lasting connection speaks for an endpoint as loudly as this many missing ones speak against it.
 const ACQUITTAL: f64 = 6.0;
 /// Attempts over which failures are counted.
@@ -95,6 +101,32 @@ impl Past {
     }
 }
 
+/// How much connections come in bursts: how uneven their number is from one decision to the next, to what chance
+/// would make of as many. What comes at once is seen by a count, or missed by it, at once: it is as good as one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bursts {
+    /// Opened per second at the last decision.
+    last: f64,
+    /// The squares of its steps, in connections, and the connections, both forgetting.
+    steps: f64,
+    opened: f64,
+}
+
+impl Bursts {
+    fn observe(&mut self, opens: f64, opened: f64, elapsed: f64) {
+        let step = (opens - self.last) * elapsed;
+        self.last = opens;
+        let keep = libm::exp(-opened / BURSTS);
+        self.steps = self.steps * keep + STEP_OF_CHANCE * step * step;
+        self.opened = self.opened * keep + opened;
+    }
+
+    /// How many connections are as good as one; 1 unless they come in bursts for sure.
+    fn size(&self) -> f64 {
+        (self.steps / self.opened.max(1.0) / SURELY_BURSTS).max(1.0)
+    }
+}
+
 /// The time since the last decision, the same for a whole group.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lapse {
@@ -121,6 +153,7 @@ pub(super) struct Evidence {
     /// Of the last fraction of a horizon: connections that should be young, and are.
     recent: Tally,
     tally: Tally,
+    bursts: Bursts,
     past: Past,
     /// How many connections that should have stayed are missing, less what speaks for the endpoint.
     missing: f64,
@@ -165,6 +198,7 @@ impl Evidence {
         self.meant += (1.0 - kept) * (signs.opens.max(signs.meant) - self.meant);
         let stayed = signs.young / horizon * elapsed;
         let opened = self.opens * elapsed;
+        self.bursts.observe(signs.opens, opened, elapsed);
 
         let keep = kept * kept;
         self.recent.opened = keep * self.recent.opened + (1.0 - keep) * self.meant * horizon;
@@ -237,7 +271,7 @@ impl Evidence {
     pub(super) fn guilt(&self, failures: f64, missing: f64) -> f64 {
         let refused = if self.failed_part() >= 0.5 { self.failures / failures } else { 0.0 };
         let idle = if self.cost_seconds >= 10.0 { self.idle / 3.0 } else { 0.0 };
-        refused.max(self.missing / missing).max(idle)
+        refused.max(self.missing / self.bursts.size() / missing).max(idle)
     }
 
     /// Whether what came since [`Evidence::start_over`] looks like the peers.
@@ -251,7 +285,7 @@ impl Evidence {
 
     /// Forgets what was held against it, and what spoke for it; not its own past.
     pub(super) fn start_over(&mut self) {
-        let Evidence { meant, opens, past, cost, cost_seconds, .. } = *self;
-        *self = Evidence { meant, opens, past, cost, cost_seconds, ..Evidence::default() };
+        let Evidence { meant, opens, bursts, past, cost, cost_seconds, .. } = *self;
+        *self = Evidence { meant, opens, bursts, past, cost, cost_seconds, ..Evidence::default() };
     }
 }

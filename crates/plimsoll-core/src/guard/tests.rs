@@ -339,6 +339,56 @@ fn what_was_slow_for_a_burst_is_not_missing_when_it_is_over() {
     }
 }
 
+/// Bursts that are over between two counts as often as not: of a Service to all of its endpoints at once, and of other
+/// Services to each by itself. All answer, but the first where it is `broken`: it closes at once after a while.
+/// Which is called failing first within ten minutes.
+fn called_failing(endpoints: usize, size: f64, seconds: f64, seed: u64, broken: bool) -> Option<usize> {
+    let mut world = World::new(0, MIX, false);
+    world.dice = seed;
+    let mut guard = Guard::new(&Parameters::default());
+    let (mut rates, mut shares) = (vec![0.0; endpoints], vec![]);
+    let gain = 1.0 - libm::exp(-TICK / 0.7);
+    for tick in 0..1200 {
+        let mut burst = || (world.roll() < 0.2).then(|| (world.roll() * TICK + seconds > TICK, size));
+        let common = burst();
+        let mut rows = vec![];
+        for (i, rate) in rates.iter_mut().enumerate() {
+            let bursts = common.into_iter().chain(burst());
+            let (opened, seen) = bursts.fold((0.0, 0.0), |(opened, seen), (is_seen, size)| {
+                (opened + size, seen + if is_seen { size } else { 0.0 })
+            });
+            *rate += gain * (opened / TICK - *rate);
+            let young = if broken && i == 0 && tick >= 300 { 0.0 } else { seen };
+            let load = Load { opens_per_second: *rate, young, open: young, ..Load::default() };
+            rows.push(Row { load, ..row(i as u32) });
+        }
+        policy::build(Kind::Equal, &policy::Parameters::default()).decide(&group(&rows), &mut shares);
+        guard.bound(&group(&rows), &mut shares);
+        let failing = |watch: &Watch| watch.standing == Standing::Failing;
+        if let Some(endpoint) = guard.memory.values().iter().position(failing) {
+            return Some(endpoint);
+        }
+    }
+    None
+}
+
+#[test]
+fn bursts_that_no_count_saw_are_no_failures() {
+    for endpoints in [2, 3, 8] {
+        for size in [4.0, 24.0, 48.0] {
+            for seconds in [0.01, 0.05, 0.2] {
+                for seed in 1..21 {
+                    let what = format!("{endpoints} endpoints, {size} for {seconds} s, seed {seed}");
+                    assert_eq!(called_failing(endpoints, size, seconds, seed, false), None, "{what}");
+                    if seconds == 0.2 {
+                        assert_eq!(called_failing(endpoints, size, seconds, seed, true), Some(0), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Decides and bounds `times` times; the last shares.
 fn settle(guard: &mut Guard, kind: Kind, rows: &[Row], times: u32) -> Vec<Share> {
     let mut policy = policy::build(kind, &policy::Parameters::default());

@@ -159,10 +159,13 @@ fn found(node: &NodeName, discovery: &dyn Discovery) -> (watch::Sender<Arc<[IpAd
 fn in_front_of(mut config: Config, discovery: &dyn Discovery) -> Config {
     if let plimsoll_dataplane::Config::Nftables(dataplane) = &mut config.dataplane
         && dataplane.local_sources.is_empty()
-        && let Some(Proxy { local: LocalSources::Ranges(ranges), masquerade_all, .. }) =
-            &*discovery.proxy().borrow()
+        && dataplane.local_interface.is_none()
+        && let Some(Proxy { local, masquerade_all, .. }) = &*discovery.proxy().borrow()
     {
-        dataplane.local_sources.clone_from(ranges);
+        match local {
+            LocalSources::Ranges(ranges) => dataplane.local_sources.clone_from(ranges),
+            LocalSources::Interface(name) => dataplane.local_interface = Some(name.to_string()),
+        }
         dataplane.masquerade_all |= masquerade_all;
     }
     config

@@ -60,8 +60,6 @@ pub enum Reason {
     Affinity,
     /// What the proxy below does is not known.
     ProxyUnknown,
-    /// The proxy below tells clients inside the cluster by this interface.
-    Interface(Box<str>),
     /// The load balancer's address is not for the nodes to serve.
     ServedByLoadBalancer,
     /// The proxy below lets only some clients pass, in a way that does not hold in front of it.
@@ -86,12 +84,6 @@ impl fmt::Display for Reason {
             Reason::ProxyUnknown => f.write_str(
                 "kube-proxy's configuration could not be read, so it is only observed; see the discovery's trouble in \
                  `plimsoll status`, or set `discovery.kubernetes.kube_proxy.assume`",
-            ),
-            Reason::Interface(name) => write!(
-                f,
-                "kube-proxy tells clients inside the cluster by the interface `{name}`, which cannot be done in front \
-                 of it, so it is only observed; set detectLocalMode: ClusterCIDR or NodeCIDR, or \
-                 `discovery.kubernetes.kube_proxy.assume`"
             ),
             Reason::ServedByLoadBalancer => {
                 f.write_str("its ipMode is Proxy: the load balancer itself serves the address")

@@ -92,7 +92,7 @@ enum Form {
 }
 
 /// A whole run.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Run {
     passed: usize,
     failed: usize,
@@ -147,15 +147,7 @@ fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
     };
     let began = Instant::now();
     let tell = |what: &str| progress(began, what);
-    let mut run = Run {
-        passed: 0,
-        failed: 0,
-        seconds: 0.0,
-        cases: Vec::new(),
-        evenness: Vec::new(),
-        chaos: Vec::new(),
-        scale: Vec::new(),
-    };
+    let mut run = Run::default();
     let text = asked.output == Form::Text;
     let case = |run: &mut Run, outcome: Outcome| {
         run.count(outcome.passed());

@@ -7,8 +7,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use plimsoll_lab::control_plane::Mode;
 
-use crate::Cases;
 use crate::report::Outcome;
+use crate::run::{self, Cases};
 use crate::world::World;
 
 /// Before 3.4.31 and 3.5.13 etcd does not tell watchers how far it is, without which a list has no end.
@@ -33,12 +33,12 @@ pub fn old_etcd(
     let mut cases = Cases::of_repository()?;
     cases.retain(|name| PART.iter().any(|service| name.split(':').next() == Some(service)));
     tell(&format!("old-etcd: a control plane with {version}, three nodes and their pods start"));
-    let mut world = crate::build(program, Some(etcd), &cases)?;
+    let mut world = run::build(program, Some(etcd), &cases)?;
     // The stream begins, and all that comes is that there will be none.
     let streamed = world.kubectl().run(&["get", "--raw", STREAMED])?;
     let refused = streamed.contains("ERROR") && streamed.contains("RequestWatchProgress");
     ensure!(refused, "the API server streams lists with {version}: nothing is shown by this: {streamed}");
-    crate::dial_all(&mut world, &cases, Mode::Nftables, &|what| tell(&format!("old-etcd: {what}")), done)?;
+    run::dial_all(&mut world, &cases, Mode::Nftables, &|what| tell(&format!("old-etcd: {what}")), done)?;
     done(quiet(&world, &version)?);
     Ok(())
 }

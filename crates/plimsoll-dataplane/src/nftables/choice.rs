@@ -278,6 +278,11 @@ impl Installed {
     fn make_split(&self, batch: &mut Batch, scope: &Scope<'_>) {
         let (chain, all, own) = (self.name('e'), self.name('c'), self.name('l'));
         batch.chain(&chain);
+        if let Some(interface) = &scope.config.local_interface {
+            batch.rule(&chain, |r| {
+                r.came_by(interface).verdict(Verdict::Goto(&all));
+            });
+        }
         if scope.has_local_sources(self.family) {
             batch.rule(&chain, |r| {
                 let inside = Scope::local_sources(self.family);

@@ -32,6 +32,9 @@ pub struct Config {
     /// be outside, so those connections keep their source.
     #[schemars(with = "Vec<String>")]
     pub local_sources: Vec<IpNet>,
+    /// The interface that packets of clients inside the cluster come by, or the beginning of its name and `*`; in
+    /// place of `local_sources`. Linux 5.7 or later.
+    pub local_interface: Option<String>,
     /// Connections to addresses inside the cluster get the node's address as their source, whoever opened them.
     pub masquerade_all: bool,
     /// The most clients remembered per Service with client affinity. More are served, but not remembered.
@@ -46,6 +49,7 @@ impl Default for Config {
             priority: -105,
             mark_mask: 0x0ff7_0000,
             local_sources: Vec::new(),
+            local_interface: None,
             masquerade_all: false,
             affinity_clients: 65_536,
         }
@@ -119,6 +123,22 @@ impl Config {
         if MarkBits::new(self.mark_mask).is_none() {
             let bits = self.mark_mask.count_ones();
             return wrong("mark_mask", format!("{:#010x} has {bits} bits; it must have 11", self.mark_mask));
+        }
+        if let Some(name) = &self.local_interface {
+            let beginning = name.strip_suffix('*').unwrap_or(name);
+            let is_name = |c: char| c.is_ascii_graphic() && !"*\"/\\".contains(c);
+            if !(1..16).contains(&beginning.len()) || !beginning.chars().all(is_name) {
+                return wrong(
+                    "local_interface",
+                    format!("`{name}` is no name of an interface, nor the beginning of one and `*`"),
+                );
+            }
+            if !self.local_sources.is_empty() {
+                return wrong(
+                    "local_interface",
+                    "clients are told by it or by `local_sources`; remove one of both".into(),
+                );
+            }
         }
         if !(1..=16_777_216).contains(&self.affinity_clients) {
             return wrong(
@@ -194,5 +214,20 @@ mod tests {
         assert_eq!(field_of(|c| c.priority = -200), Some("priority"));
         assert_eq!(field_of(|c| c.mark_mask = 0xff), Some("mark_mask"));
         assert_eq!(field_of(|c| c.affinity_clients = 0), Some("affinity_clients"));
+        for name in ["cni0", "cali*"] {
+            assert_eq!(field_of(|c| c.local_interface = Some(name.into())), None, "{name}");
+        }
+        for name in ["", "*", "a b", "c*i", "sixteen-letters-"] {
+            assert_eq!(
+                field_of(|c| c.local_interface = Some(name.into())),
+                Some("local_interface"),
+                "{name}"
+            );
+        }
+        let both = |c: &mut Config| {
+            c.local_interface = Some("cni0".into());
+            c.local_sources = vec!["10.1.0.0/16".parse().unwrap()];
+        };
+        assert_eq!(field_of(both), Some("local_interface"));
     }
 }

@@ -27,6 +27,7 @@ const fn after_address(family: Family) -> (Register, Register) {
 #[repr(u32)]
 pub(super) enum Meta {
     Priority = 2,
+    InputName = 6,
     NfProto = 15,
     L4Proto = 16,
 }
@@ -265,6 +266,16 @@ impl<'a> Rule<'a> {
             m.be32(1, R);
         })
         .equals(&LOCAL.to_ne_bytes())
+    }
+
+    /// Goes on only if the packet came by the interface of this name (or one whose name begins so, with `*`).
+    pub(super) fn came_by(&mut self, interface: &str) -> &mut Self {
+        let mut name = interface.as_bytes().to_vec();
+        // Of a whole name the end counts, too.
+        if name.pop_if(|last| *last == b'*').is_none() {
+            name.resize(16, 0);
+        }
+        self.meta(Meta::InputName, R).equals(&name)
     }
 
     /// Goes on only if the source is an address of this node.

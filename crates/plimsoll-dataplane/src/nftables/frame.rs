@@ -214,6 +214,14 @@ fn make_masquerade(batch: &mut Batch, scope: &Scope<'_>) {
         batch.set(&Set { notes: &verdicts, ..ports });
     }
     batch.chain("from_outside");
+    if let Some(interface) = &scope.config.local_interface {
+        batch.rule("from_outside", |r| {
+            r.came_by(interface).verdict(Verdict::Return);
+        });
+        batch.rule("from_outside", |r| {
+            r.masquerade();
+        });
+    }
     for family in FAMILIES.into_iter().filter(|family| scope.has_local_sources(*family)) {
         batch.rule("from_outside", |r| {
             r.family(family).source(family).member(Scope::local_sources(family)).verdict(Verdict::Return);

@@ -137,14 +137,17 @@ fn every_client_comes_to_the_right_endpoint_with_the_right_source() {
     if !available(&["ip", "nft"]) {
         return;
     }
-    for family in [Family::V4, Family::V6] {
+    let by_address = Config {
+        local_sources: [POD_NETWORK_V4, POD_NETWORK_V6].map(|net| net.parse().unwrap()).to_vec(),
+        ..Config::default()
+    };
+    let by_interface = |name: &str| Config { local_interface: Some(name.into()), ..Config::default() };
+    // The pod's is `ep12` on its node.
+    let configs = [by_address, by_interface("ep*"), by_interface("ep12")];
+    for (family, config) in configs.iter().flat_map(|config| [(Family::V4, config), (Family::V6, config)]) {
         let scene = Scene::new(family);
-        let config = Config {
-            local_sources: [POD_NETWORK_V4, POD_NETWORK_V6].map(|net| net.parse().unwrap()).to_vec(),
-            ..Config::default()
-        };
         let namespace = &scene.node().namespace;
-        let mut nftables = namespace.run(|| Nftables::open(config, Setup::default())).unwrap();
+        let mut nftables = namespace.run(|| Nftables::open(config.clone(), Setup::default())).unwrap();
         nftables.apply(&scene.plan()).unwrap();
         let cases = [
             ("pod -> internal", &scene.pod, scene.internal(), (1, Source::Client)),
@@ -160,7 +163,7 @@ fn every_client_comes_to_the_right_endpoint_with_the_right_source() {
             ("pod -> this node's endpoint", &scene.pod, scene.itself(), (0, Source::Client)),
         ];
         for (what, from, to, expected) in cases {
-            assert_eq!(scene.connect(from, to), Some(expected), "{what}, {family}");
+            assert_eq!(scene.connect(from, to), Some(expected), "{what}, {family}, {config:?}");
         }
         let loopback = SocketAddr::new(scene.ip("127.0.0.1", "::1"), NODE_PORT);
         assert_eq!(scene.connect(scene.node(), loopback), None, "loopback is no node port, {family}");

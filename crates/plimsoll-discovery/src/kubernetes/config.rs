@@ -31,9 +31,9 @@ pub struct Config {
     /// Whether what is not understood of a Service, or left to kube-proxy, is told as an Event on it, by one of the
     /// agents. They then need to create and patch `events` of the API group `events.k8s.io`.
     pub events: bool,
-    /// Where kube-proxy tells what it does. As long as that is not known, Services are only observed. Its ranges of
-    /// clients inside the cluster and its masqueradeAll hold for the nftables dataplane too, unless that has
-    /// `local_sources`.
+    /// Where kube-proxy tells what it does. As long as that is not known, Services are only observed. How it
+    /// tells clients inside the cluster, and its masqueradeAll, hold for the nftables dataplane too, unless that has
+    /// `local_sources` or `local_interface`.
     pub kube_proxy: KubeProxy,
 }
 
@@ -50,8 +50,9 @@ impl Default for Config {
     }
 }
 
-/// Where kube-proxy tells what it does. As long as that is not known, Services are only observed. Its ranges of clients
-/// inside the cluster and its masqueradeAll hold for the nftables dataplane too, unless that has `local_sources`.
+/// Where kube-proxy tells what it does. As long as that is not known, Services are only observed. How it tells
+/// clients inside the cluster, and its masqueradeAll, hold for the nftables dataplane too, unless that has
+/// `local_sources` or `local_interface`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KubeProxy {

@@ -192,14 +192,10 @@ impl Follower {
     /// another way than at the start, everything has to start anew.
     async fn look_below(&mut self, at_start: Option<&Proxy>) -> Result<(), Unheard> {
         let proxy = self.proxy();
-        let clients = |proxy: Option<&Proxy>| match proxy {
-            Some(Proxy { local: LocalSources::Ranges(ranges), masquerade_all, .. }) => {
-                Some((ranges.clone(), *masquerade_all))
-            }
-            _ => None,
-        };
-        if let Some(now) = clients(proxy.as_ref())
-            && clients(at_start).unwrap_or_default() != now
+        let clients = |proxy: &Proxy| (proxy.local.clone(), proxy.masquerade_all);
+        let unknown = (LocalSources::Ranges(Vec::new()), false);
+        if let Some(now) = proxy.as_ref().map(clients)
+            && at_start.map_or(unknown, clients) != now
         {
             let _ = self.outlets.changes.send(Err(Error::ProxyChanged)).await;
             return Err(Unheard);

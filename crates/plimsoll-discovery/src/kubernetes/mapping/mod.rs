@@ -16,7 +16,7 @@ use self::endpoints::endpoints;
 use self::keys::keys;
 use super::annotations::{self, Tuning};
 use super::object;
-use crate::below::{LocalSources, Proxy};
+use crate::below::Proxy;
 use crate::remark::{LeftAlone, Problem, Reason, Remark};
 
 /// What holds for all Services of a namespace.
@@ -109,14 +109,11 @@ fn unserved(service: &object::Service) -> Option<Reason> {
 
 /// Why none of its connections may be steered, although that was asked for.
 fn only_observed(service: &object::Service, tuning: Tuning, proxy: Option<&Proxy>) -> Option<Reason> {
-    match proxy.map(|proxy| &proxy.local) {
-        None => Some(Reason::ProxyUnknown),
-        Some(LocalSources::Interface(name)) => Some(Reason::Interface(name.clone())),
-        Some(LocalSources::Ranges(_)) => {
-            let asked = tuning.takes_affinity.unwrap_or(false);
-            (service.affinity.is_some() && !asked).then_some(Reason::Affinity)
-        }
+    if proxy.is_none() {
+        return Some(Reason::ProxyUnknown);
     }
+    let asked = tuning.takes_affinity.unwrap_or(false);
+    (service.affinity.is_some() && !asked).then_some(Reason::Affinity)
 }
 
 /// A family without a cluster address is not served, whatever other addresses there are.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::super::object::{Names, Slice};
 use super::super::wire;
 use super::*;
-use crate::below::{NodePorts, ProxyMode};
+use crate::below::{LocalSources, NodePorts, ProxyMode};
 
 fn proxy(mode: ProxyMode) -> Proxy {
     Proxy {
@@ -479,16 +479,6 @@ fn nothing_is_steered_in_front_of_the_unknown() {
         &expect![[r"
         shop/web:http/ipv4 Observe [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080
         - it is not taken over: kube-proxy's configuration could not be read, so it is only observed; see the discovery's trouble in `plimsoll status`, or set `discovery.kubernetes.kube_proxy.assume`
-    "]],
-    );
-    let bridge = Proxy { local: LocalSources::Interface("cni*".into()), ..proxy(ProxyMode::Iptables) };
-    check_below(
-        &json!({}),
-        &usual(),
-        Some(&bridge),
-        &expect![[r"
-        shop/web:http/ipv4 Observe [in tcp/10.96.0.1:80] -> tcp/10.1.0.11:8080 tcp/10.1.1.11:8080
-        - it is not taken over: kube-proxy tells clients inside the cluster by the interface `cni*`, which cannot be done in front of it, so it is only observed; set detectLocalMode: ClusterCIDR or NodeCIDR, or `discovery.kubernetes.kube_proxy.assume`
     "]],
     );
     // Who only asked to observe is not told that it is only observed.

@@ -107,6 +107,7 @@ pub(crate) fn dial_all(
     let (plain, others) = cases.services.split_at(as_usual);
     if !(plain.is_empty() && cases.changing.is_empty() && cases.flows.is_empty()) {
         world.start_proxies(mode, &Proxy::default())?;
+        world.tell_zones()?;
         tell("clients dial with kube-proxy alone");
         let differential = Differential::alone(world, plain, mode)?;
         tell("Services change with kube-proxy alone");

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use plimsoll_lab::cluster::{self, Cluster, POD_NETWORK_V4, POD_NETWORK_V6};
@@ -266,6 +266,22 @@ impl World {
                 .map(|thread| thread.join().expect("starting does not panic"))
                 .collect::<Result<_, _>>()
         })?;
+        Ok(())
+    }
+
+    /// Tells the kube-proxies their nodes' zones once more. One that starts on a busy machine may have missed its own:
+    /// it begins to follow its Node a moment before anything of it listens.
+    pub(crate) fn tell_zones(&mut self) -> Result<()> {
+        for zones in [[""; NODES], ZONES] {
+            let began = SystemTime::now();
+            for (node, zone) in zones.iter().enumerate() {
+                let label = format!("topology.kubernetes.io/zone={zone}");
+                self.kubectl().run(&["label", "node", &node_name(node), "--overwrite", &label])?;
+            }
+            for proxy in &mut self.proxies {
+                proxy.wait_synced(began)?;
+            }
+        }
         Ok(())
     }
 

@@ -375,7 +375,7 @@ fn called_failing(endpoints: usize, size: f64, seconds: f64, seed: u64, broken: 
 #[test]
 fn bursts_that_no_count_saw_are_no_failures() {
     for endpoints in [2, 3, 8] {
-        for size in [4.0, 24.0, 48.0] {
+        for size in [4.0, 12.0, 24.0, 48.0] {
             for seconds in [0.01, 0.05, 0.2] {
                 for seed in 1..21 {
                     let what = format!("{endpoints} endpoints, {size} for {seconds} s, seed {seed}");

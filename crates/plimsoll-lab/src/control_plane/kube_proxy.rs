@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
 
@@ -108,8 +108,16 @@ impl KubeProxy {
         if !runs(&mut self.process) {
             self.process = Some(self.plan.start()?);
         }
-        let (process, namespace) = (self.process.as_mut().expect("it was started"), &self.plan.namespace);
-        process.wait("done with its first rules", START, || has_synced(namespace))
+        self.wait_synced(SystemTime::UNIX_EPOCH)
+    }
+
+    /// Waits until it has written its rules after this moment, which it does when something changes.
+    pub fn wait_synced(&mut self, after: SystemTime) -> Result<(), Error> {
+        let Some(process) = &mut self.process else {
+            return Err(Error::Missing("kube-proxy was killed and not started again".into()));
+        };
+        let after = after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        process.wait("done with its rules", START, || has_synced(&self.plan.namespace, after))
     }
 
     /// Halts it, or lets it go on.
@@ -132,14 +140,14 @@ impl KubeProxy {
     }
 }
 
-fn has_synced(namespace: &Namespace) -> bool {
+fn has_synced(namespace: &Namespace, after: f64) -> bool {
     let Ok(metrics) = metrics(namespace) else { return false };
     // One comes after the other.
     ["IPv4", "IPv6"].iter().all(|family| {
         let of_family = |line: &&str| line.starts_with(SYNCED) && line.contains(family);
         let line = metrics.lines().find(of_family);
         let time = line.and_then(|line| line.rsplit(' ').next()).and_then(|time| time.parse::<f64>().ok());
-        time.is_some_and(|time| time > 0.0)
+        time.is_some_and(|time| time > after)
     })
 }
 

@@ -1,6 +1,6 @@
 //! End to end: a real Kubernetes control plane, three nodes as network namespaces with a real kube-proxy and an agent
 //! each, pods with real servers, and clients everywhere. What kube-proxy alone does is compared with what happens with
-//! Plimsoll in front of it.
+//! Plimsoll in front of it. And a node with a real kubelet, on which it is installed and its Pods live.
 
 pub mod table;
 pub mod report;
@@ -15,6 +15,8 @@ mod changes;
 pub mod flows;
 pub mod evenness;
 pub mod chaos;
+pub mod apart;
+pub mod kubelet;
 mod writer;
 mod kernel;
 pub mod scale;

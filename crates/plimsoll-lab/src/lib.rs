@@ -12,6 +12,7 @@ mod patience;
 pub mod usage;
 pub mod random;
 pub mod namespace;
+pub mod enclosure;
 mod needs;
 pub mod cluster;
 pub mod proxy;

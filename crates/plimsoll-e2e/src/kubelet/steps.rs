@@ -1,0 +1,298 @@
+//! The steps: what is done, and what has to be seen of it.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use plimsoll_api::{Explanation, Status};
+use plimsoll_lab::client::{Client, End, Limits, held};
+use plimsoll_lab::control_plane::{MANIFESTS, program};
+use serde::de::DeserializeOwned;
+
+use super::Told;
+use super::rig::{Endpoint, NAMESPACE, NODE, PATIENCE, PODS, Rig, until};
+use super::traces;
+use crate::witness::stands_still;
+
+/// Connections that are held while Pods are evicted, at each Service.
+const HELD: usize = 12;
+
+/// As the guide has it: a namespace, a key, the manifests as they are committed; the agent runs as they say.
+pub(super) fn install(rig: &mut Rig) -> Result<Told> {
+    let kubectl = rig.kubectl();
+    kubectl.run(&["create", "namespace", "plimsoll"])?;
+    let key = format!("--from-literal=mesh.key={}", "0123456789abcdef".repeat(4));
+    kubectl.run(&["--namespace=plimsoll", "create", "secret", "generic", "plimsoll-mesh", &key])?;
+    kubectl.feed(&["apply", "--server-side", "-f", "-"], MANIFESTS)?;
+    rig.rolled_out("plimsoll", "daemonset/plimsoll")?;
+    let process = traces::process()?.context("no process of the agent's")?;
+    let mut problems = traces::unconfined(&process)?;
+    let status = rig.status()?;
+    if !status.ready || status.node != NODE {
+        problems.push(format!("the agent says it is {:?}", (status.ready, status.node)));
+    }
+    if !traces::has_table(rig.node())? {
+        problems.push("no table of ours is in the kernel".into());
+    }
+    let objects = traces::objects(rig)?;
+    for kind in ["namespace/", "daemonset.apps/", "clusterrole.rbac.authorization.k8s.io/"] {
+        if !objects.contains(&format!("{kind}plimsoll")) {
+            problems.push(format!("{kind}plimsoll is not in the API server"));
+        }
+    }
+    let line = format!(
+        "the agent is ready, with its token, NET_ADMIN alone and a root it cannot write; {} objects",
+        objects.len()
+    );
+    Ok(Told { line, problems })
+}
+
+/// A Deployment and its two Services: all Pods serve both who dial, and only the other Service is kube-proxy's.
+pub(super) fn serve(rig: &mut Rig) -> Result<Told> {
+    rig.deploy()?;
+    until("the agent has the Service with all Pods", || {
+        let services = rig.status()?.services;
+        Ok(services.len() == 1
+            && services
+                .iter()
+                .all(|s| s.service.starts_with("shop/web") && s.eligible == PODS && s.keys_taken == 1))
+    })?;
+    rig.begin_load()?;
+    let pods = rig.endpoints()?;
+    rig.all_serve(pods.keys())?;
+    let mut problems = Vec::new();
+    if rig.left(0)? == 0 {
+        problems.push("nothing of the other Service is seen on its way to kube-proxy".into());
+    }
+    Ok(Told { line: format!("{} Pods serve a pod and the node", pods.len()), problems })
+}
+
+/// A rollout with one Pod more at a time: the new ones serve.
+pub(super) fn roll(rig: &mut Rig) -> Result<Told> {
+    let old = rig.endpoints()?;
+    rig.kubectl().run(&["rollout", "restart", "--namespace", NAMESPACE, "deployment/web"])?;
+    rig.rolled_out(NAMESPACE, "deployment/web")?;
+    let new = rig.replaced(&old)?;
+    rig.all_serve(new.keys())?;
+    Ok(Told { line: format!("{} new Pods serve", new.len()), problems: Vec::new() })
+}
+
+/// A Pod that is not ready gets nothing new; one that is ready again does.
+pub(super) fn flip_readiness(rig: &mut Rig) -> Result<Told> {
+    let (kubectl, pods) = (rig.kubectl(), rig.endpoints()?);
+    let pod = pods.keys().next().context("no Pods")?;
+    let say = |word: &str| {
+        kubectl.run(&["exec", "--namespace", NAMESPACE, pod, "--", "/usr/bin/plimsoll-pod", word])
+    };
+    let is = |ready: bool| {
+        until(&format!("the slice has the Pod with ready: {ready}"), || {
+            Ok(rig.endpoints()?.get(pod).is_some_and(|endpoint| endpoint.ready == ready))
+        })
+    };
+    let count = || rig.greeted(pod).iter().sum::<u64>();
+    say("unready")?;
+    is(false)?;
+    let before = count();
+    let mut problems = Vec::new();
+    if !stands_still(PATIENCE, || Ok(count()))? {
+        problems.push("the Pod still got connections although its slice says that it is not ready".into());
+    }
+    let after = count() - before;
+    // The others go on meanwhile.
+    rig.all_serve(pods.keys().filter(|other| *other != pod))?;
+    if count() != before + after {
+        problems.push("the Pod got connections again before it was ready".into());
+    }
+    say("ready")?;
+    is(true)?;
+    rig.all_serve([pod])?;
+    Ok(Told {
+        line: format!("{after} connections to the Pod after its slice said so, then none; then again"),
+        problems,
+    })
+}
+
+/// All Pods go by evictions, as a drain makes them, as fast as the budget allows. What is open to a Pod lives until it
+/// ends.
+pub(super) fn evict(rig: &mut Rig) -> Result<Told> {
+    let holds = [0, 1].map(|service| {
+        let limits = Limits { length: PATIENCE * 4, ..Limits::default() };
+        Client::start(rig.dialler(), held(HELD, Rig::address(service)), limits)
+    });
+    let [alone, ours] = holds;
+    let holds = [alone?, ours?];
+    let of_pod = |client: &Client, pod: &str| client.by_endpoint().get(pod).copied().unwrap_or_default();
+    until("connections are held at both Services", || {
+        Ok(holds.iter().all(|client| client.by_endpoint().values().sum::<u64>() == HELD as u64))
+    })?;
+    let old = rig.endpoints()?;
+    // The one that holds most of ours goes first.
+    let mut order: Vec<&String> = old.keys().collect();
+    order.sort_by_key(|pod| std::cmp::Reverse(of_pod(&holds[1], pod)));
+    let mut problems = Vec::new();
+    let mut refused = 0;
+    for (number, pod) in order.iter().enumerate() {
+        refused += evict_one(rig, pod)?;
+        if number == 0 {
+            until("its slice has the Pod as terminating", || {
+                Ok(rig.endpoints()?.get(*pod).is_some_and(|endpoint| endpoint.terminating))
+            })?;
+            let open: Vec<u64> = holds.iter().map(Client::open).collect();
+            if open.iter().any(|open| *open != HELD as u64) || of_pod(&holds[1], pod) == 0 {
+                problems.push(format!("with a terminating Pod {open:?} of {HELD} connections are open"));
+            }
+        }
+    }
+    let new = rig.replaced(&old)?;
+    until("what was held has ended with the Pods", || Ok(holds.iter().all(|client| client.open() == 0)))?;
+    rig.all_serve(new.keys())?;
+    let ends = holds.map(|client| {
+        let ends = client.stop();
+        ends.iter().filter(|outcome| matches!(outcome.end, End::Cut | End::Reset)).count()
+    });
+    if ends != [HELD; 2] {
+        problems.push(format!("{ends:?} of {HELD} connections were ended by their Pods"));
+    }
+    if traces::process()?.is_none() {
+        problems.push("the agent is gone as well".into());
+    }
+    let line = format!(
+        "all Pods are new; {HELD} held connections ended with theirs; the budget refused {refused} times"
+    );
+    Ok(Told { line, problems })
+}
+
+/// Asks for the eviction of a Pod until the budget allows it; how often it did not.
+fn evict_one(rig: &Rig, pod: &str) -> Result<u64> {
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction");
+    let order = format!(
+        r#"{{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {{"name": "{pod}", "namespace": "{NAMESPACE}"}}}}"#
+    );
+    let mut refused = 0;
+    until("the budget lets a Pod go", || {
+        match rig.kubectl().feed(&["create", "--raw", &path, "-f", "-"], &order) {
+            Ok(_) => Ok(true),
+            Err(error) if error.to_string().contains("disruption budget") => {
+                refused += 1;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    })?;
+    Ok(refused)
+}
+
+/// `kubectl plimsoll`, by kubectl and the API server's port forwarding, with the rights that the guide names.
+pub(super) fn ask(rig: &mut Rig) -> Result<Told> {
+    let kubectl = rig.kubectl();
+    kubectl.apply(ASKER)?;
+    let asker = rig.plane.kubeconfig_for("asker", &[])?;
+    let plugins = rig.plane.directory().join("plugins");
+    std::fs::create_dir_all(&plugins)?;
+    symlink(&rig.program, plugins.join("kubectl-plimsoll"))?;
+    let asked = |words: &[&str]| {
+        let mut command = Command::new(program("kubectl")?);
+        command.arg("plimsoll").args(words).args(["--namespace", "plimsoll"]);
+        command.env("KUBECONFIG", &asker).env("PATH", &plugins).env_remove("PLIMSOLL_AGENT");
+        let output = rig.plane.namespace().run(|| command.output())?;
+        if !output.status.success() {
+            bail!("kubectl plimsoll {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let mut problems = Vec::new();
+    let status: Status = read(&asked(&["status", "--output=json"])?)?;
+    if !(status.ready
+        && status.node == NODE
+        && status.services.iter().any(|s| s.service.starts_with("shop/web")))
+    {
+        problems.push(format!("the status is {status:?}"));
+    }
+    let explanations: Vec<Explanation> =
+        read(&asked(&["explain", "shop/web", "--node", NODE, "--output=json"])?)?;
+    let mut explained: Vec<String> =
+        explanations.iter().flat_map(|e| &e.endpoints).map(|e| e.endpoint.clone()).collect();
+    explained.sort();
+    let mut listed: Vec<String> =
+        rig.endpoints()?.values().map(|endpoint| format!("tcp/{}:8080", endpoint.address)).collect();
+    listed.sort();
+    if explained != listed {
+        problems.push(format!("explained are {explained:?}, and in the slices {listed:?}"));
+    }
+    for words in [&["status"][..], &["explain", "shop/web"]] {
+        if !asked(words)?.contains("shop/web") {
+            problems.push(format!("{} does not name the Service", words.join(" ")));
+        }
+    }
+    Ok(Told {
+        line: format!("status and explain name the Service and its {} Pods", explained.len()),
+        problems,
+    })
+}
+
+const ASKER: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: asker, namespace: plimsoll}
+rules:
+- {apiGroups: [''], resources: [pods], verbs: [list]}
+- {apiGroups: [''], resources: [pods/portforward], verbs: [create]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: asker, namespace: plimsoll}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: asker}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: asker}]
+";
+
+fn read<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).with_context(|| format!("not what was asked for: {text}"))
+}
+
+/// The agents' rollout: kube-proxy serves while none is there, and the kernel is clean.
+pub(super) fn roll_agents(rig: &mut Rig) -> Result<Told> {
+    let old = traces::process()?.context("no process of the agent's")?;
+    rig.kubectl().run(&["rollout", "restart", "--namespace=plimsoll", "daemonset/plimsoll"])?;
+    gone(rig)?;
+    rig.rolled_out("plimsoll", "daemonset/plimsoll")?;
+    let new = traces::process()?.context("no process of the agent's")?;
+    let mut problems = traces::unconfined(&new)?;
+    if old == new {
+        problems.push("the agent is still the old one".into());
+    }
+    if !stands_still(PATIENCE, || rig.left(1))? || !traces::has_table(rig.node())? {
+        problems.push("the new agent does not serve".into());
+    }
+    let pods: BTreeMap<String, Endpoint> = rig.endpoints()?;
+    rig.all_serve(pods.keys())?;
+    Ok(Told { line: "no table in between; the new agent serves".into(), problems })
+}
+
+/// Waits until nothing of ours is in the kernel, and kube-proxy serves our Service.
+fn gone(rig: &Rig) -> Result<()> {
+    until("the kernel has no table of ours", || Ok(!traces::has_table(rig.node())?))?;
+    let before = rig.left(1)?;
+    until("kube-proxy serves", || Ok(rig.left(1)? > before))
+}
+
+/// `kubectl delete` of the manifests: nothing is left in the kernel nor in the API server.
+pub(super) fn uninstall(rig: &mut Rig) -> Result<Told> {
+    rig.kubectl().feed(&["delete", "-f", "-"], MANIFESTS)?;
+    gone(rig)?;
+    let pods: BTreeMap<String, Endpoint> = rig.endpoints()?;
+    rig.all_serve(pods.keys())?;
+    let mut problems = Vec::new();
+    if traces::process()?.is_some() {
+        problems.push("an agent still runs".into());
+    }
+    let ruleset = rig.node().text("nft", &["list", "ruleset"])?;
+    if ruleset.contains("plimsoll") {
+        problems.push("the kernel's ruleset still has something of ours".into());
+    }
+    let objects = traces::objects(rig)?;
+    if !objects.is_empty() {
+        problems.push(format!("the API server still has {}", objects.join(", ")));
+    }
+    Ok(Told { line: "no table, no process, no object; kube-proxy serves".into(), problems })
+}

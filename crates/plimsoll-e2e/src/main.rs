@@ -84,10 +84,10 @@ struct Kubelet {
     #[arg(long)]
     list: bool,
     /// The agent's image, an OCI archive
-    #[arg(long, value_name = "FILE", required_unless_present = "list")]
+    #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
     /// The image of what Pods run, an OCI archive
-    #[arg(long, value_name = "FILE", required_unless_present = "list")]
+    #[arg(long, value_name = "FILE")]
     pod_image: Option<PathBuf>,
 }
 
@@ -252,11 +252,14 @@ fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
 /// Whether all passed.
 fn with_kubelet(arguments: &Arguments, asked: &Kubelet) -> Result<bool> {
     let mut out = std::io::stdout();
-    let (Some(image), Some(pod)) = (&asked.image, &asked.pod_image) else {
+    if asked.list {
         for name in kubelet::names() {
             writeln!(out, "{name}")?;
         }
         return Ok(true);
+    }
+    let (Some(image), Some(pod)) = (&asked.image, &asked.pod_image) else {
+        bail!("--image and --pod-image are needed: `cargo xtask e2e kubelet` makes both");
     };
     if !apart::is_inside()? {
         return Ok(apart::again()?.success());

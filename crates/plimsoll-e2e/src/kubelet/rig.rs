@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use plimsoll_api::Status;
@@ -14,7 +14,6 @@ use plimsoll_lab::cluster::Cluster;
 use plimsoll_lab::control_plane::{
     ControlPlane, ControllerManager, KubeProxy, Kubectl, Kubelet, Mode, Scheduler, Settings,
 };
-use plimsoll_lab::eventually;
 use plimsoll_lab::namespace::Namespace;
 use plimsoll_lab::random::Random;
 use serde_json::Value;
@@ -54,6 +53,7 @@ spec:
   template:
     metadata: {labels: {app: web}}
     spec:
+      dnsPolicy: Default
       terminationGracePeriodSeconds: 10
       containers:
       - name: server
@@ -281,13 +281,16 @@ fn pod_image() -> String {
 
 /// Waits until something holds; what cannot be asked at the moment is asked again.
 pub(super) fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let mut last = Ok(false);
-    if eventually(PATIENCE, || {
-        last = holds();
-        matches!(last, Ok(true))
-    }) {
-        return Ok(());
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match holds() {
+            Ok(true) => return Ok(()),
+            Err(error) if Instant::now() >= deadline => return Err(error.context(what.to_owned())),
+            Ok(false) if Instant::now() >= deadline => {
+                bail!("not within {} s: {what}", PATIENCE.as_secs());
+            }
+            // Mostly it is kubectl that is asked, which takes a while to start.
+            _ => std::thread::sleep(Duration::from_millis(50)),
+        }
     }
-    let seconds = PATIENCE.as_secs();
-    last.and_then(|_| bail!("it did not become so")).with_context(|| format!("within {seconds} s: {what}"))
 }

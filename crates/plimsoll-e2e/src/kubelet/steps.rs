@@ -58,12 +58,15 @@ pub(super) fn serve(rig: &mut Rig) -> Result<Told> {
                 .iter()
                 .all(|s| s.service.starts_with("shop/web") && s.eligible == PODS && s.keys_taken == 1))
     })?;
+    until("kube-proxy has both Services", || {
+        Ok([0, 1].iter().all(|service| rig.dialler().tcp_connect(Rig::address(*service)).is_ok()))
+    })?;
     rig.begin_load()?;
     let pods = rig.endpoints()?;
     rig.all_serve(pods.keys())?;
     let mut problems = Vec::new();
     if rig.left(0)? == 0 {
-        problems.push("nothing of the other Service is seen on its way to kube-proxy".into());
+        problems.push("nothing of the other Service was seen on its way to kube-proxy".into());
     }
     Ok(Told { line: format!("{} Pods serve a pod and the node", pods.len()), problems })
 }
@@ -237,7 +240,7 @@ kind: Role
 metadata: {name: asker, namespace: plimsoll}
 rules:
 - {apiGroups: [''], resources: [pods], verbs: [list]}
-- {apiGroups: [''], resources: [pods/portforward], verbs: [create]}
+- {apiGroups: [''], resources: [pods/portforward], verbs: [get, create]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding

@@ -44,7 +44,7 @@ const STEPS: [Step; 8] = [
     Step { name: "serve a Deployment", happen: steps::serve, left: Left::None },
     Step { name: "roll the Deployment", happen: steps::roll, left: Left::None },
     Step { name: "flip readiness", happen: steps::flip_readiness, left: Left::None },
-    Step { name: "evict all Pods", happen: steps::evict, left: Left::None },
+    Step { name: "drain the node", happen: steps::drain, left: Left::None },
     Step { name: "kubectl plimsoll", happen: steps::ask, left: Left::None },
     Step { name: "roll the agents", happen: steps::roll_agents, left: Left::Some },
     Step { name: "uninstall", happen: steps::uninstall, left: Left::Some },

@@ -37,7 +37,8 @@ const LENGTH: Duration = Duration::from_mins(20);
 const SHORT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(2);
 
-/// What the user has: a Deployment whose Pods serve for ten more seconds when they are to go.
+/// What the user has: a Deployment whose Pods serve for ten more seconds when they are to go, and come again on a node
+/// that is drained: there is no other.
 const OBJECTS: &str = "
 apiVersion: v1
 kind: Namespace
@@ -54,6 +55,7 @@ spec:
     metadata: {labels: {app: web}}
     spec:
       dnsPolicy: Default
+      tolerations: [{key: node.kubernetes.io/unschedulable, effect: NoSchedule}]
       terminationGracePeriodSeconds: 10
       containers:
       - name: server

@@ -15,8 +15,8 @@ use super::rig::{Endpoint, NAMESPACE, NODE, PATIENCE, PODS, Rig, until};
 use super::traces;
 use crate::witness::stands_still;
 
-/// Connections that are held while Pods are evicted, at each Service.
-const HELD: usize = 12;
+/// Connections that are held while Pods go, at each Service: enough that each Pod has some.
+const HELD: usize = 40;
 
 /// As the guide has it: a namespace, a key, the manifests as they are committed; the agent runs as they say.
 pub(super) fn install(rig: &mut Rig) -> Result<Told> {
@@ -116,77 +116,67 @@ pub(super) fn flip_readiness(rig: &mut Rig) -> Result<Told> {
     })
 }
 
-/// All Pods go by evictions, as a drain makes them, as fast as the budget allows. What is open to a Pod lives until it
-/// ends.
-pub(super) fn evict(rig: &mut Rig) -> Result<Told> {
-    let holds = [0, 1].map(|service| {
-        let limits = Limits { length: PATIENCE * 4, ..Limits::default() };
-        Client::start(rig.dialler(), held(HELD, Rig::address(service)), limits)
-    });
-    let [alone, ours] = holds;
-    let holds = [alone?, ours?];
-    let of_pod = |client: &Client, pod: &str| client.by_endpoint().get(pod).copied().unwrap_or_default();
+/// `kubectl drain` of the node: its Pods go as fast as the budget allows, and come again, since they tolerate that it
+/// takes no others; the agent stays. What is open to a Pod lives until the Pod ends.
+pub(super) fn drain(rig: &mut Rig) -> Result<Told> {
+    let agent = traces::process()?;
+    let old = rig.endpoints()?;
+    let holds = [hold(rig, 0)?, hold(rig, 1)?];
     until("connections are held at both Services", || {
         Ok(holds.iter().all(|client| client.by_endpoint().values().sum::<u64>() == HELD as u64))
     })?;
-    let old = rig.endpoints()?;
-    // The one that holds most of ours goes first.
-    let mut order: Vec<&String> = old.keys().collect();
-    order.sort_by_key(|pod| std::cmp::Reverse(of_pod(&holds[1], pod)));
     let mut problems = Vec::new();
-    let mut refused = 0;
-    for (number, pod) in order.iter().enumerate() {
-        refused += evict_one(rig, pod)?;
-        if number == 0 {
-            until("its slice has the Pod as terminating", || {
-                Ok(rig.endpoints()?.get(*pod).is_some_and(|endpoint| endpoint.terminating))
-            })?;
-            let open: Vec<u64> = holds.iter().map(Client::open).collect();
-            if open.iter().any(|open| *open != HELD as u64) || of_pod(&holds[1], pod) == 0 {
-                problems.push(format!("with a terminating Pod {open:?} of {HELD} connections are open"));
+    let kubectl = rig.kubectl();
+    std::thread::scope(|scope| {
+        let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+        let drained = scope.spawn(move || kubectl.run(&["drain", NODE, "--ignore-daemonsets", &timeout]));
+        let mut terminating = None;
+        until("a slice has a Pod as terminating", || {
+            let endpoints = rig.endpoints()?;
+            terminating = endpoints.into_iter().find(|(_, endpoint)| endpoint.terminating);
+            Ok(terminating.is_some())
+        })?;
+        let pod = terminating.map(|(pod, _)| pod).unwrap_or_default();
+        for client in &holds {
+            let (open, of_pod) = (client.open(), client.by_endpoint().get(pod.as_str()).copied());
+            if open != HELD as u64 || of_pod.is_none() {
+                problems.push(format!(
+                    "with {pod} terminating {open} of {HELD} held connections are open, {of_pod:?} of its own"
+                ));
             }
         }
-    }
+        drained.join().expect("draining does not panic")?;
+        anyhow::Ok(())
+    })?;
     let new = rig.replaced(&old)?;
     until("what was held has ended with the Pods", || Ok(holds.iter().all(|client| client.open() == 0)))?;
+    rig.kubectl().run(&["uncordon", NODE])?;
     rig.all_serve(new.keys())?;
     let ends = holds.map(|client| {
-        let ends = client.stop();
-        ends.iter().filter(|outcome| matches!(outcome.end, End::Cut | End::Reset)).count()
+        let outcomes = client.stop();
+        outcomes.iter().filter(|outcome| matches!(outcome.end, End::Cut | End::Reset)).count()
     });
     if ends != [HELD; 2] {
-        problems.push(format!("{ends:?} of {HELD} connections were ended by their Pods"));
+        problems.push(format!("{ends:?} of {HELD} held connections were ended by their Pods"));
     }
-    if traces::process()?.is_none() {
-        problems.push("the agent is gone as well".into());
+    if traces::process()? != agent {
+        problems.push("the agent is not the same any more".into());
     }
     let line = format!(
-        "all Pods are new; {HELD} held connections ended with theirs; the budget refused {refused} times"
+        "{} new Pods serve; {HELD} held connections ended with their Pods; the agent stayed",
+        new.len()
     );
     Ok(Told { line, problems })
 }
 
-/// Asks for the eviction of a Pod until the budget allows it; how often it did not.
-fn evict_one(rig: &Rig, pod: &str) -> Result<u64> {
-    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction");
-    let order = format!(
-        r#"{{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {{"name": "{pod}", "namespace": "{NAMESPACE}"}}}}"#
-    );
-    let mut refused = 0;
-    until("the budget lets a Pod go", || {
-        match rig.kubectl().feed(&["create", "--raw", &path, "-f", "-"], &order) {
-            Ok(_) => Ok(true),
-            Err(error) if error.to_string().contains("disruption budget") => {
-                refused += 1;
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
-        }
-    })?;
-    Ok(refused)
+/// Connections that are held at a Service.
+fn hold(rig: &Rig, service: usize) -> Result<Client> {
+    let limits = Limits { length: PATIENCE * 4, ..Limits::default() };
+    Ok(Client::start(rig.dialler(), held(HELD, Rig::address(service)), limits)?)
 }
 
-/// `kubectl plimsoll`, by kubectl and the API server's port forwarding, with the rights that the guide names.
+/// `kubectl plimsoll`, by kubectl and the API server's port forwarding, with the rights that the guide names; and `kubectl
+/// exec`.
 pub(super) fn ask(rig: &mut Rig) -> Result<Told> {
     let kubectl = rig.kubectl();
     kubectl.apply(ASKER)?;
@@ -223,9 +213,10 @@ pub(super) fn ask(rig: &mut Rig) -> Result<Told> {
     if explained != listed {
         problems.push(format!("explained are {explained:?}, and in the slices {listed:?}"));
     }
-    for words in [&["status"][..], &["explain", "shop/web"]] {
-        if !asked(words)?.contains("shop/web") {
-            problems.push(format!("{} does not name the Service", words.join(" ")));
+    let on_node = ["exec", "--namespace=plimsoll", "daemonset/plimsoll", "--", "plimsoll", "status"];
+    for text in [asked(&["status"])?, asked(&["explain", "shop/web"])?, kubectl.run(&on_node)?] {
+        if !text.contains("shop/web") {
+            problems.push(format!("the Service is not named in: {text}"));
         }
     }
     Ok(Told {

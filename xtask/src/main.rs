@@ -8,6 +8,7 @@ mod control_plane;
 mod test;
 mod demo;
 mod bench;
+mod image;
 mod e2e;
 mod figures;
 mod sim;
@@ -15,7 +16,6 @@ mod licences;
 mod fuzz;
 mod docs;
 mod chart;
-mod image;
 mod ci;
 
 use std::process::ExitCode;

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use plimsoll_e2e::report::Outcome;
 use plimsoll_e2e::{Cases, apart, chaos, evenness, kubelet, scale};
-use plimsoll_lab::control_plane::Mode;
+use plimsoll_lab::control_plane::{Mode, Network};
 use serde::Serialize;
 
 /// End to end tests on this machine, in network namespaces.
@@ -72,11 +72,15 @@ struct Kubernetes {
 Examples:
   cargo xtask e2e kubelet
   cargo xtask e2e kubelet --mode iptables -o json > kubelet.json
+  cargo xtask e2e kubelet --network bridge
   cargo xtask e2e kubelet --list")]
 struct Kubelet {
     /// kube-proxy's mode
     #[arg(long, default_value = "nftables")]
     mode: ProxyMode,
+    /// How Pods are connected
+    #[arg(long, default_value = "routed")]
+    network: PodNetwork,
     /// How to tell
     #[arg(short, long, default_value = "text")]
     output: Form,
@@ -126,6 +130,14 @@ impl ProxyMode {
             ProxyMode::Iptables => Mode::Iptables,
         }
     }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PodNetwork {
+    /// Each by a route of its own
+    Routed,
+    /// By a bridge
+    Bridge,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -268,7 +280,11 @@ fn with_kubelet(arguments: &Arguments, asked: &Kubelet) -> Result<bool> {
     let text = asked.output == Form::Text;
     let mut steps = Vec::new();
     let tell = |what: &str| progress(began, what);
-    kubelet::kubelet(&arguments.program, [image, pod], asked.mode.mode(), &tell, &mut |row| {
+    let network = match asked.network {
+        PodNetwork::Routed => Network::Routed,
+        PodNetwork::Bridge => Network::Bridge,
+    };
+    kubelet::kubelet(&arguments.program, [image, pod], asked.mode.mode(), network, &tell, &mut |row| {
         if text {
             let _ = writeln!(std::io::stdout(), "{row}");
         }

@@ -23,8 +23,8 @@ pub struct Enclosure {
 }
 
 impl Enclosure {
-    /// Starts a program with these arguments, in the environment of this process but for `environment`. The kernel
-    /// kills it when this process ends.
+    /// Starts a program with the arguments and the environment of this command. The kernel kills it when this process
+    /// ends.
     pub fn start(command: &Command) -> Result<Enclosure, Error> {
         let failed = |source| Error::Kernel { what: format!("starting {command:?} apart"), source };
         // As every program of the laboratory that must not outlive it: see `control_plane`.

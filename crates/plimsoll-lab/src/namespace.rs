@@ -69,6 +69,14 @@ impl Namespace {
         Ok(Namespace { name: "current".into(), file: Arc::new(file) })
     }
 
+    /// The namespace of another process.
+    pub fn of_process(name: &str, process: u32) -> Result<Namespace, Error> {
+        let path = format!("/proc/{process}/ns/net");
+        let failed =
+            |source| Error::Kernel { what: format!("opening {path}, the namespace of {name}"), source };
+        Ok(Namespace { name: name.into(), file: Arc::new(File::open(&path).map_err(failed)?) })
+    }
+
     /// The name given at the start.
     pub fn name(&self) -> &str {
         &self.name

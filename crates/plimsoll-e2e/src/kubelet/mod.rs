@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use plimsoll_lab::control_plane::Mode;
+use plimsoll_lab::control_plane::{Mode, Network};
 use serde::Serialize;
 
 use rig::Rig;
@@ -91,17 +91,18 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     STEPS.iter().map(|step| step.name)
 }
 
-/// Takes all steps beside kube-proxy in a mode, with the images of the agent and of what Pods run, and the `plimsoll`
+/// Takes all steps beside kube-proxy in a mode, on a network of Pods, with the images of the agent and of what Pods run, and the `plimsoll`
 /// program for `kubectl plimsoll`. It belongs into an enclosure: see [`crate::apart`].
 pub fn kubelet(
     program: &Path,
     images: [&Path; 2],
     mode: Mode,
+    network: Network,
     tell: &dyn Fn(&str),
     done: &mut dyn FnMut(Row),
 ) -> Result<()> {
     tell("a control plane and a node with containerd, kubelet and kube-proxy start");
-    let mut rig = Rig::build(program, images, mode)?;
+    let mut rig = Rig::build(program, images, mode, network)?;
     for step in &STEPS {
         tell(step.name);
         let before = rig.traffic()?;

@@ -1,8 +1,9 @@
 //! The rig: a node with containerd, kubelet and kube-proxy; the control plane with all controllers and the scheduler,
-//! on a host of its own; two Services over the Pods of one Deployment; and those who dial them, in a pod and on the
-//! node.
+//! on a host of its own; two Services over the Pods of one Deployment; and those who dial them, in another Pod and on
+//! the node.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use plimsoll_api::Status;
 use plimsoll_lab::client::{Client, Limits, poisson};
 use plimsoll_lab::cluster::Cluster;
 use plimsoll_lab::control_plane::{
-    ControlPlane, ControllerManager, KubeProxy, Kubectl, Kubelet, Mode, Scheduler, Settings,
+    ControlPlane, ControllerManager, KubeProxy, Kubectl, Kubelet, Mode, Network, Scheduler, Settings,
 };
 use plimsoll_lab::namespace::Namespace;
 use plimsoll_lab::random::Random;
@@ -38,7 +39,7 @@ const SHORT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(2);
 
 /// What the user has: a Deployment whose Pods serve for ten more seconds when they are to go, and come again on a node
-/// that is drained: there is no other.
+/// that is drained: there is no other. And a Pod to dial from, which a drain leaves alone.
 const OBJECTS: &str = "
 apiVersion: v1
 kind: Namespace
@@ -65,6 +66,17 @@ spec:
         ports: [{name: web, containerPort: 8080}]
         readinessProbe: {tcpSocket: {port: 8081}, periodSeconds: 1, failureThreshold: 1}
 ---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: dialler, namespace: shop}
+spec:
+  selector: {matchLabels: {app: dialler}}
+  template:
+    metadata: {labels: {app: dialler}}
+    spec:
+      dnsPolicy: Default
+      containers: [{name: dialler, image: 'IMAGE', imagePullPolicy: Never}]
+---
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata: {name: web, namespace: shop}
@@ -85,6 +97,8 @@ spec: {clusterIP: 10.96.80.2, selector: {app: web}, ports: [{port: 80, targetPor
 pub(super) struct Rig {
     // In the order in which they end. By who dials, the clients of both Services.
     load: Vec<[Client; 2]>,
+    /// The Pod to dial from.
+    dialler: Option<Namespace>,
     _proxy: KubeProxy,
     _kubelet: Kubelet,
     _scheduler: Scheduler,
@@ -112,21 +126,20 @@ pub(super) struct Endpoint {
 }
 
 impl Rig {
-    pub(super) fn build(program: &Path, images: [&Path; 2], mode: Mode) -> Result<Rig> {
+    pub(super) fn build(program: &Path, images: [&Path; 2], mode: Mode, network: Network) -> Result<Rig> {
         let mut cluster = Cluster::new(1)?;
         let home = cluster.add_outside(0)?;
-        // The one who dials from inside.
-        cluster.add_endpoint(0)?;
         let addresses = vec![home.v4.into(), home.v6.into()];
         let settings = Settings { addresses, runs_pods: true, ..Settings::new(&home.namespace) };
         let plane = ControlPlane::start(settings)?;
         let controllers = ControllerManager::start(&plane)?;
         let scheduler = Scheduler::start(&plane)?;
         let host = &cluster.nodes[0].host;
-        let kubelet = Kubelet::start(&plane, host, NODE, &images, &pod_image())?;
+        let kubelet = Kubelet::start(&plane, host, NODE, network, &images, &pod_image())?;
         let proxy = KubeProxy::start(&plane, &host.namespace, NODE, mode, "")?;
         Ok(Rig {
             load: Vec::new(),
+            dialler: None,
             _proxy: proxy,
             _kubelet: kubelet,
             _scheduler: scheduler,
@@ -147,9 +160,9 @@ impl Rig {
         &self.cluster.nodes[0].host.namespace
     }
 
-    /// The network of the one who dials from a pod.
-    pub(super) fn dialler(&self) -> &Namespace {
-        &self.cluster.nodes[0].endpoints[0].namespace
+    /// The network of the Pod to dial from.
+    pub(super) fn dialler(&self) -> Result<&Namespace> {
+        self.dialler.as_ref().context("nothing is deployed yet")
     }
 
     /// Where a Service is.
@@ -158,16 +171,25 @@ impl Rig {
     }
 
     /// Applies what the user has, and waits until all Pods are ready.
-    pub(super) fn deploy(&self) -> Result<()> {
+    pub(super) fn deploy(&mut self) -> Result<()> {
         self.kubectl().apply(&OBJECTS.replace("IMAGE", &pod_image()))?;
-        self.rolled_out(NAMESPACE, "deployment/web")
+        self.rolled_out(NAMESPACE, "deployment/web")?;
+        self.rolled_out(NAMESPACE, "daemonset/dialler")?;
+        let process = process(|path| {
+            let environment = fs::read(path.join("environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(b"HOSTNAME=dialler-"))
+        })?;
+        let number = process.as_ref().and_then(|path| path.file_name()?.to_str()?.parse().ok());
+        let number = number.context("no process of the Pod to dial from")?;
+        self.dialler = Some(Namespace::of_process("dialler", number)?);
+        Ok(())
     }
 
     /// Begins the load, and to note what is left to kube-proxy.
     pub(super) fn begin_load(&mut self) -> Result<()> {
         witness::begin(self.node())?;
         let life = |random: &mut Random| if random.unit() < 0.1 { LONG } else { SHORT };
-        for (seed, from) in [self.dialler().clone(), self.node().clone()].into_iter().enumerate() {
+        for (seed, from) in [self.dialler()?.clone(), self.node().clone()].into_iter().enumerate() {
             let client = |service: usize| {
                 let arrivals = poisson(1 + seed as u64, RATE, LENGTH, Rig::address(service), life);
                 Client::start(&from, arrivals, Limits { length: LENGTH, ..Limits::default() })
@@ -230,7 +252,7 @@ impl Rig {
         let mut now = BTreeMap::new();
         until("all Pods are new, and those before are gone", || {
             now = self.endpoints()?;
-            let pods = self.json(&["get", "pods", "--namespace", NAMESPACE])?;
+            let pods = self.json(&["get", "pods", "--namespace", NAMESPACE, "--selector=app=web"])?;
             let is_new = |pod: &String| now[pod].ready && !old.contains_key(pod);
             Ok(now.len() == PODS
                 && now.keys().all(is_new)
@@ -279,6 +301,18 @@ impl Rig {
 /// The image of what the Pods run.
 fn pod_image() -> String {
     format!("docker.io/library/plimsoll-pod:{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The directory in /proc of a process of which something holds, if there is one.
+pub(super) fn process(holds: impl Fn(&Path) -> bool) -> Result<Option<PathBuf>> {
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        // What a process has that has ended meanwhile, or is none, cannot be read and is nothing.
+        if holds(&path) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 /// Waits until something holds; what cannot be asked at the moment is asked again.

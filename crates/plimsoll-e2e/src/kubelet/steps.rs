@@ -59,7 +59,8 @@ pub(super) fn serve(rig: &mut Rig) -> Result<Told> {
                 .all(|s| s.service.starts_with("shop/web") && s.eligible == PODS && s.keys_taken == 1))
     })?;
     until("kube-proxy has both Services", || {
-        Ok([0, 1].iter().all(|service| rig.dialler().tcp_connect(Rig::address(*service)).is_ok()))
+        let dialler = rig.dialler()?;
+        Ok([0, 1].iter().all(|service| dialler.tcp_connect(Rig::address(*service)).is_ok()))
     })?;
     rig.begin_load()?;
     let pods = rig.endpoints()?;
@@ -68,7 +69,7 @@ pub(super) fn serve(rig: &mut Rig) -> Result<Told> {
     if rig.left(0)? == 0 {
         problems.push("nothing of the other Service was seen on its way to kube-proxy".into());
     }
-    Ok(Told { line: format!("{} Pods serve a pod and the node", pods.len()), problems })
+    Ok(Told { line: format!("{} Pods serve another Pod and the node", pods.len()), problems })
 }
 
 /// A rollout with one Pod more at a time: the new ones serve.
@@ -125,6 +126,10 @@ pub(super) fn drain(rig: &mut Rig) -> Result<Told> {
     until("connections are held at both Services", || {
         Ok(holds.iter().all(|client| client.by_endpoint().values().sum::<u64>() == HELD as u64))
     })?;
+    until("the agent counts those of both", || {
+        // The load alone has some dozen open.
+        Ok(rig.status()?.services.iter().any(|service| service.open >= (2 * HELD) as f64))
+    })?;
     let mut problems = Vec::new();
     let kubectl = rig.kubectl();
     std::thread::scope(|scope| {
@@ -172,7 +177,7 @@ pub(super) fn drain(rig: &mut Rig) -> Result<Told> {
 /// Connections that are held at a Service.
 fn hold(rig: &Rig, service: usize) -> Result<Client> {
     let limits = Limits { length: PATIENCE * 4, ..Limits::default() };
-    Ok(Client::start(rig.dialler(), held(HELD, Rig::address(service)), limits)?)
+    Ok(Client::start(rig.dialler()?, held(HELD, Rig::address(service)), limits)?)
 }
 
 /// `kubectl plimsoll`, by kubectl and the API server's port forwarding, with the rights that the guide names; and `kubectl

@@ -6,22 +6,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use plimsoll_lab::namespace::Namespace;
 
-use super::rig::Rig;
+use super::rig::{self, Rig};
 
 /// The capability `NET_ADMIN`, in the kernel's mask.
 const NET_ADMIN: u64 = 1 << 12;
 
 /// The directory in /proc of the agent's process, if there is one.
 pub(super) fn process() -> Result<Option<PathBuf>> {
-    for entry in fs::read_dir("/proc")? {
-        let path = entry?.path();
-        // One that has ended meanwhile is passed over; so is what is no process.
-        let words = fs::read(path.join("cmdline")).unwrap_or_default();
-        if words.starts_with(b"/usr/bin/plimsoll\0agent\0") {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
+    rig::process(|path| {
+        fs::read(path.join("cmdline")).is_ok_and(|words| words.starts_with(b"/usr/bin/plimsoll\0agent\0"))
+    })
 }
 
 /// What the agent's process has or may that the manifests do not give it, and what they give that it lacks.

@@ -1,4 +1,4 @@
-//! A kubelet with containerd: a node that really runs Pods, routed as the laboratory's other endpoints are.
+//! A kubelet with containerd: a node that really runs Pods.
 
 use std::fs;
 use std::path::Path;
@@ -16,6 +16,8 @@ const START: Duration = Duration::from_mins(1);
 const SOCKET: &str = "/run/containerd/containerd.sock";
 /// Where Debian and Ubuntu have the plugins for Pods' networks.
 const PLUGINS: &str = "/usr/lib/cni";
+/// Whether what crosses a bridge is seen by the rules for IPv4.
+const BRIDGED: &str = "net/bridge/bridge-nf-call-iptables";
 
 /// A node's kubelet and containerd; they are killed when this is dropped.
 ///
@@ -30,11 +32,12 @@ pub struct Kubelet {
 
 impl Kubelet {
     /// Starts both on a node of the laboratory, with these images (OCI archives) and no others, and waits until the
-    /// Node is ready. `pause` is the image by which a Pod's network is held. Pods get addresses from .100 on.
+    /// Node is ready. `pause` is the image by which a Pod's network is held. Pods get addresses of 10.1.200.0/24.
     pub fn start(
         plane: &ControlPlane,
         host: &cluster::Host,
         node: &str,
+        network: Network,
         images: &[&Path],
         pause: &str,
     ) -> Result<Kubelet, Error> {
@@ -46,7 +49,14 @@ impl Kubelet {
         };
         let networks = at.join("networks");
         fs::create_dir_all(&networks).map_err(trying(format!("making {}", networks.display())))?;
-        write("networks/10-routed.conflist", NETWORK)?;
+        write("networks/10-pods.conflist", &network.conflist())?;
+        if network == Network::Bridge {
+            // As kube-proxy wants it: else answers between Pods of a node pass by its rules.
+            let settings = [BRIDGED, "net/bridge/bridge-nf-call-ip6tables"].map(|name| (name, "1"));
+            host.namespace
+                .sysctl(&settings)
+                .map_err(|error| Error::Missing(format!("{error}; is the module br_netfilter loaded?")))?;
+        }
         let config = write("containerd.toml", &containerd_toml(&networks, pause))?;
         let plan = |name: &'static str, program, arguments| Plan {
             name,
@@ -79,23 +89,40 @@ impl Kubelet {
     }
 }
 
-/// Each Pod has a route of its own on the node, as those that the laboratory makes.
-const NETWORK: &str = r#"{
-  "cniVersion": "0.4.0",
-  "name": "routed",
-  "plugins": [{
-    "type": "ptp",
-    "ipam": {
-      "type": "host-local",
-      "ranges": [
-        [{"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.100", "rangeEnd": "10.1.0.250", "gateway": "10.1.0.1"}],
-        [{"subnet": "fd01::/64", "rangeStart": "fd01::100", "rangeEnd": "fd01::1fa", "gateway": "fd01::1"}]
-      ],
-      "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
-    }
-  }]
+/// How Pods of a node are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Each by a route of its own, as the laboratory's endpoints.
+    Routed,
+    /// All by a bridge.
+    Bridge,
 }
-"#;
+
+impl Network {
+    fn conflist(self) -> String {
+        let kind = match self {
+            Network::Routed => r#""type": "ptp""#,
+            Network::Bridge => {
+                r#""type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true"#
+            }
+        };
+        format!(
+            r#"{{
+  "cniVersion": "0.4.0",
+  "name": "pods",
+  "plugins": [{{
+    {kind},
+    "ipam": {{
+      "type": "host-local",
+      "ranges": [[{{"subnet": "10.1.200.0/24"}}], [{{"subnet": "fd01:0:0:c8::/64"}}]],
+      "routes": [{{"dst": "0.0.0.0/0"}}, {{"dst": "::/0"}}]
+    }}
+  }}]
+}}
+"#
+        )
+    }
+}
 
 fn containerd_toml(networks: &Path, pause: &str) -> String {
     format!(

@@ -32,6 +32,6 @@ pub use error::Error;
 pub use install::MANIFESTS;
 pub use kube_proxy::{KubeProxy, Mode};
 pub use kubectl::Kubectl;
-pub use kubelet::Kubelet;
+pub use kubelet::{Kubelet, Network};
 pub use plane::{ControlPlane, Settings};
 pub use programs::{available, program};

@@ -9,6 +9,7 @@ mod debian;
 mod test;
 mod demo;
 mod bench;
+mod image;
 mod e2e;
 mod figures;
 mod sim;
@@ -16,7 +17,6 @@ mod licences;
 mod fuzz;
 mod docs;
 mod chart;
-mod image;
 mod ci;
 
 use std::process::ExitCode;

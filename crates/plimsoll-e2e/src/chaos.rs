@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use plimsoll_lab::client::{Client, Limits, poisson};
@@ -32,8 +32,6 @@ const AWAY: Duration = Duration::from_mins(1);
 const HUNG: Duration = Duration::from_secs(13);
 /// How soon Plimsoll serves again after a fault.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// With dozens of connections per second nothing for so long means that none is left to kube-proxy.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// The Services while nothing happens; the first is kube-proxy's, the second ours.
 const CALM: &str = "p1a p1b p2a p2b p3a";
@@ -115,7 +113,8 @@ pub fn chaos(program: &Path, mode: Mode, tell: &dyn Fn(&str), done: &mut dyn FnM
         let before = (scene.totals(), left(&world)?);
         let mut problems = Vec::new();
         happen(&mut world, &mut scene).with_context(|| format!("the fault `{fault}`"))?;
-        if !recovers(&world)? {
+        // Until nothing is left to kube-proxy any more.
+        if !witness::stands_still(PATIENCE, || left(&world))? {
             problems.push(format!("Plimsoll did not serve again within {} s", PATIENCE.as_secs()));
         }
         let after = (scene.totals(), left(&world)?);
@@ -193,22 +192,6 @@ fn left(world: &World) -> Result<u64> {
         left += passed.iter().filter(|(key, _)| key.1 == to).map(|(_, count)| count).sum::<u64>();
     }
     Ok(left)
-}
-
-/// Waits until nothing is left to kube-proxy any more.
-fn recovers(world: &World) -> Result<bool> {
-    let began = Instant::now();
-    let (mut last, mut since) = (left(world)?, Instant::now());
-    while began.elapsed() < PATIENCE {
-        std::thread::sleep(Duration::from_millis(50));
-        let now = left(world)?;
-        if now != last {
-            (last, since) = (now, Instant::now());
-        } else if since.elapsed() > QUIET {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "a fault among others")]

@@ -8,8 +8,8 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use plimsoll_e2e::report::Outcome;
-use plimsoll_e2e::{Cases, chaos, evenness, old_etcd, scale};
-use plimsoll_lab::control_plane::Mode;
+use plimsoll_e2e::{Cases, apart, chaos, evenness, kubelet, old_etcd, scale};
+use plimsoll_lab::control_plane::{Mode, Network};
 use serde::Serialize;
 
 /// End to end tests on this machine, in network namespaces.
@@ -26,6 +26,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Kubernetes(Kubernetes),
+    Kubelet(Kubelet),
 }
 
 /// Compares kube-proxy alone with Plimsoll in front of it, beside a real control plane.
@@ -64,6 +65,49 @@ struct Kubernetes {
     list: bool,
 }
 
+/// Installs the image and the manifests on a node with a real kubelet and containerd, beside a real kube-proxy, and lets
+/// happen what happens to Pods.
+///
+/// A Deployment is rolled, a Pod becomes unready, Pods are evicted, the agents are rolled and asked, and all is taken away
+/// again, under load. Needs root, containerd, runc and the CNI plugins; leaves nothing behind.
+#[derive(clap::Args)]
+#[command(after_help = "Exit code 1: a step failed, or could not be taken.
+
+Examples:
+  cargo xtask e2e kubelet
+  cargo xtask e2e kubelet --mode iptables -o json > kubelet.json
+  cargo xtask e2e kubelet --network bridge
+  cargo xtask e2e kubelet --list")]
+struct Kubelet {
+    /// kube-proxy's mode
+    #[arg(long, default_value = "nftables")]
+    mode: ProxyMode,
+    /// How Pods are connected
+    #[arg(long, default_value = "routed")]
+    network: PodNetwork,
+    /// How to tell
+    #[arg(short, long, default_value = "text")]
+    output: Form,
+    /// Name the steps and take none
+    #[arg(long)]
+    list: bool,
+    /// The agent's image, an OCI archive
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// The image of what Pods run, an OCI archive
+    #[arg(long, value_name = "FILE")]
+    pod_image: Option<PathBuf>,
+}
+
+/// What came of the steps with a kubelet.
+#[derive(Serialize)]
+struct Steps {
+    passed: usize,
+    failed: usize,
+    seconds: f64,
+    steps: Vec<kubelet::Row>,
+}
+
 /// A part of the run.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
@@ -83,6 +127,23 @@ enum Part {
 enum ProxyMode {
     Nftables,
     Iptables,
+}
+
+impl ProxyMode {
+    const fn mode(self) -> Mode {
+        match self {
+            ProxyMode::Nftables => Mode::Nftables,
+            ProxyMode::Iptables => Mode::Iptables,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PodNetwork {
+    /// Each by a route of its own
+    Routed,
+    /// By a bridge
+    Bridge,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -115,8 +176,11 @@ impl Run {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let Command::Kubernetes(asked) = &arguments.command;
-    match kubernetes(&arguments, asked) {
+    let passed = match &arguments.command {
+        Command::Kubernetes(asked) => kubernetes(&arguments, asked),
+        Command::Kubelet(asked) => with_kubelet(&arguments, asked),
+    };
+    match passed {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -142,8 +206,7 @@ fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
     }
     let modes = match asked.mode {
         None => vec![Mode::Nftables, Mode::Iptables],
-        Some(ProxyMode::Nftables) => vec![Mode::Nftables],
-        Some(ProxyMode::Iptables) => vec![Mode::Iptables],
+        Some(mode) => vec![mode.mode()],
     };
     let began = Instant::now();
     let tell = |what: &str| progress(began, what);
@@ -202,6 +265,47 @@ fn kubernetes(arguments: &Arguments, asked: &Kubernetes) -> Result<bool> {
         writeln!(out, "{} passed, {} failed", run.passed, run.failed)?;
     }
     Ok(run.failed == 0)
+}
+
+/// Whether all passed.
+fn with_kubelet(arguments: &Arguments, asked: &Kubelet) -> Result<bool> {
+    let mut out = std::io::stdout();
+    if asked.list {
+        for name in kubelet::names() {
+            writeln!(out, "{name}")?;
+        }
+        return Ok(true);
+    }
+    let (Some(image), Some(pod)) = (&asked.image, &asked.pod_image) else {
+        bail!("--image and --pod-image are needed: `cargo xtask e2e kubelet` makes both");
+    };
+    if !apart::is_inside()? {
+        return Ok(apart::again()?.success());
+    }
+    let began = Instant::now();
+    let text = asked.output == Form::Text;
+    let mut steps = Vec::new();
+    let tell = |what: &str| progress(began, what);
+    let network = match asked.network {
+        PodNetwork::Routed => Network::Routed,
+        PodNetwork::Bridge => Network::Bridge,
+    };
+    kubelet::kubelet(&arguments.program, [image, pod], asked.mode.mode(), network, &tell, &mut |row| {
+        if text {
+            let _ = writeln!(std::io::stdout(), "{row}");
+        }
+        steps.push(row);
+    })?;
+    let passed = steps.iter().filter(|row| row.problems.is_empty()).count();
+    let failed = steps.len() - passed;
+    if text {
+        writeln!(out, "{passed} passed, {failed} failed")?;
+    } else {
+        let all = Steps { passed, failed, seconds: began.elapsed().as_secs_f64(), steps };
+        serde_json::to_writer_pretty(&mut out, &all)?;
+        writeln!(out)?;
+    }
+    Ok(failed == 0)
 }
 
 /// Tells how far it is, on stderr.

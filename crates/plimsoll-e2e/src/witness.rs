@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use plimsoll_lab::namespace::Namespace;
@@ -48,6 +49,24 @@ pub(crate) fn passed(node: &Namespace) -> Result<BTreeMap<Key, u64>> {
         }
     }
     Ok(passed)
+}
+
+/// Waits until a count of connections does not grow any more; whether that came about in time.
+pub(crate) fn stands_still(limit: Duration, count: impl Fn() -> Result<u64>) -> Result<bool> {
+    /// With dozens of connections per second nothing for so long means that none comes any more.
+    const QUIET: Duration = Duration::from_secs(1);
+    let began = Instant::now();
+    let (mut last, mut since) = (count()?, Instant::now());
+    while began.elapsed() < limit {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = count()?;
+        if now != last {
+            (last, since) = (now, Instant::now());
+        } else if since.elapsed() > QUIET {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn key(parts: &Value) -> Option<Key> {

@@ -13,6 +13,7 @@ pub mod usage;
 pub mod random;
 pub mod namespace;
 mod bound;
+pub mod enclosure;
 mod needs;
 pub mod cluster;
 pub mod proxy;

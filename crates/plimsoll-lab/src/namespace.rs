@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -68,6 +69,14 @@ impl Namespace {
         Ok(Namespace { name: "current".into(), file: Arc::new(file) })
     }
 
+    /// The namespace of another process.
+    pub fn of_process(name: &str, process: u32) -> Result<Namespace, Error> {
+        let path = format!("/proc/{process}/ns/net");
+        let failed =
+            |source| Error::Kernel { what: format!("opening {path}, the namespace of {name}"), source };
+        Ok(Namespace { name: name.into(), file: Arc::new(File::open(&path).map_err(failed)?) })
+    }
+
     /// The name given at the start.
     pub fn name(&self) -> &str {
         &self.name
@@ -81,6 +90,10 @@ impl Namespace {
 
     /// Moves the calling thread into the namespace, for good. Sockets it has stay where they were made.
     pub fn enter(&self) -> Result<(), Error> {
+        // Who is there needs no right to go there.
+        if self.is_own() {
+            return Ok(());
+        }
         let file: &File = &self.file;
         move_into_link_name_space(rustix::fd::AsFd::as_fd(file), Some(LinkNameSpaceType::Network))
             .map_err(|errno| Error::Kernel { what: format!("entering {}", self.name), source: errno.into() })
@@ -169,6 +182,12 @@ impl Namespace {
         self.run(|| UdpSocket::bind(at))
     }
 
+    /// Whether the calling thread is in it.
+    fn is_own(&self) -> bool {
+        let number = |file: io::Result<File>| file.and_then(|file| file.metadata()).map(|file| file.ino());
+        matches!((number(own()), number(self.file.try_clone())), (Ok(here), Ok(there)) if here == there)
+    }
+
     fn feed(&self, command: &mut Command, input: &str) -> Result<String, Error> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let program = format!("{command:?} <<< {}", input.chars().take(400).collect::<String>());
@@ -225,7 +244,8 @@ pub fn enter_rootless() -> Result<(), Error> {
         .map_err(kernel("mapping the group"))
 }
 
-fn unshare(flags: UnshareFlags) -> io::Result<()> {
+/// The calling thread leaves namespaces for new ones.
+pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     debug_assert!(!flags.contains(UnshareFlags::FILES));
     // SAFETY: unsafe only for CLONE_FILES, which would let threads disagree about descriptors; it is not used.
     #[allow(unsafe_code)]

@@ -54,7 +54,7 @@ impl Place {
         let listed = pods.list(&asked).await.map_err(|error| match error {
             kube::Error::Api(status) if status.code == 403 => anyhow!(
                 "you may not list Pods {} (403: {}); name the agents' namespace with -n, or ask for the right to list \
-                 `pods` there and to create `pods/portforward`",
+                 `pods` there, and to get and create `pods/portforward`",
                 self.whereabouts(),
                 status.message
             ),
@@ -128,7 +128,7 @@ impl Found {
         let mut forwarded = forwarded.with_context(|| {
             format!(
                 "the API server does not forward to the port {port} of the Pod {namespace}/{name}; that takes the right \
-                 to create `pods/portforward`, and a kubelet that answers: try `kubectl -n {namespace} port-forward \
+                 to get and create `pods/portforward`, and a kubelet that answers: try `kubectl -n {namespace} port-forward \
                  {name} {port}`"
             )
         })?;

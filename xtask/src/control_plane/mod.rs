@@ -59,6 +59,13 @@ pub(crate) fn for_tests() -> Result<PathBuf> {
     programs(&PROGRAMS.iter().filter(|program| program.needed).collect::<Vec<_>>())
 }
 
+/// The directory with the programs that a node needs as well, to run Pods.
+pub(crate) fn for_pods() -> Result<PathBuf> {
+    let of_node = ["kubelet", "kube-scheduler"];
+    let wanted = PROGRAMS.iter().filter(|program| program.needed || of_node.contains(&program.name));
+    programs(&wanted.collect::<Vec<_>>())
+}
+
 /// helm, for the chart.
 pub(crate) fn helm() -> Result<PathBuf> {
     let helm: Vec<&Program> = PROGRAMS.iter().filter(|program| program.name == "helm").collect();

@@ -11,8 +11,14 @@ use tar::{Builder, EntryType, Header};
 
 /// What the image is to be.
 pub(super) struct Image<'a> {
-    /// The program's bytes; it becomes `/usr/bin/plimsoll`.
+    /// The program's name; it becomes `/usr/bin/NAME`.
+    pub(super) title: &'a str,
+    /// The program's bytes.
     pub(super) program: &'a [u8],
+    /// Other names by which it is found beside it.
+    pub(super) links: &'a [&'a str],
+    /// Its arguments, unless a Pod has others.
+    pub(super) arguments: &'a [&'a str],
     /// As OCI calls it: `amd64`, `arm64`.
     pub(super) architecture: &'a str,
     pub(super) version: &'a str,
@@ -20,7 +26,6 @@ pub(super) struct Image<'a> {
     pub(super) name: &'a str,
 }
 
-const PROGRAM: &str = "usr/bin/plimsoll";
 /// Directories, and those that others mount something into.
 const DIRECTORIES: [&str; 7] =
     ["etc", "etc/plimsoll", "run", "run/secrets", "run/secrets/plimsoll", "usr", "usr/bin"];
@@ -73,10 +78,11 @@ impl Image<'_> {
         for directory in DIRECTORIES {
             add_directory(&mut layer, directory)?;
         }
-        add(&mut layer, PROGRAM, 0o755, self.program)?;
-        // kubectl finds its plugins by their names.
-        let mut link = header(EntryType::Symlink, 0o777, 0);
-        layer.append_link(&mut link, "usr/bin/kubectl-plimsoll", "plimsoll")?;
+        add(&mut layer, &format!("usr/bin/{}", self.title), 0o755, self.program)?;
+        for name in self.links {
+            let mut link = header(EntryType::Symlink, 0o777, 0);
+            layer.append_link(&mut link, format!("usr/bin/{name}"), self.title)?;
+        }
         layer.into_inner()
     }
 
@@ -87,13 +93,13 @@ impl Image<'_> {
             // When it was made is not part of what it is.
             "created": "1970-01-01T00:00:00Z",
             "config": {
-                "Entrypoint": ["/usr/bin/plimsoll"],
-                "Cmd": ["agent"],
+                "Entrypoint": [format!("/usr/bin/{}", self.title)],
+                "Cmd": self.arguments,
                 "Env": ["PATH=/usr/bin"],
                 "User": "0:0",
                 "WorkingDir": "/",
                 "Labels": {
-                    "org.opencontainers.image.title": "plimsoll",
+                    "org.opencontainers.image.title": self.title,
                     "org.opencontainers.image.version": self.version,
                     "org.opencontainers.image.licenses": "Apache-2.0",
                 },
@@ -145,7 +151,15 @@ mod tests {
     use super::*;
 
     fn image(program: &[u8]) -> (String, BTreeMap<String, Vec<u8>>, Vec<u8>) {
-        let image = Image { program, architecture: "amd64", version: "0.1.0", name: "plimsoll:0.1.0" };
+        let image = Image {
+            title: "plimsoll",
+            program,
+            links: &["kubectl-plimsoll"],
+            arguments: &["agent"],
+            architecture: "amd64",
+            version: "0.1.0",
+            name: "plimsoll:0.1.0",
+        };
         let mut bytes = Vec::new();
         let digest = image.write(&mut bytes).unwrap();
         (digest, files(&bytes), bytes)

@@ -4,7 +4,7 @@ mod layout;
 
 use std::fs::{self, File};
 use std::io::BufWriter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -31,25 +31,25 @@ pub(crate) struct Arguments {
     program: Option<PathBuf>,
 }
 
+/// What an image is made of; the program's name is that of its binary target.
+struct Contents {
+    title: &'static str,
+    links: &'static [&'static str],
+    arguments: &'static [&'static str],
+}
+
+// kubectl finds its plugins by their names.
+const PLIMSOLL: Contents =
+    Contents { title: "plimsoll", links: &["kubectl-plimsoll"], arguments: &["agent"] };
+/// What Pods of the tests run.
+const POD: Contents = Contents { title: "plimsoll-pod", links: &[], arguments: &[] };
+
 pub(crate) fn image(arguments: &Arguments) -> Result<()> {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => bail!("there is no image for {other}; x86_64 and aarch64 there are"),
-    };
     let program = match &arguments.program {
         Some(program) => program.clone(),
-        None => build()?,
+        None => build("release", &["plimsoll"])?.join(PLIMSOLL.title),
     };
-    let bytes = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
-    let version = env!("CARGO_PKG_VERSION");
-    let directory = Workspace::read()?.target.join("image");
-    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    let path = directory.join(format!("plimsoll-{version}-{architecture}.tar"));
-    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    let image =
-        Image { program: &bytes, architecture, version, name: &format!("{}:{version}", arguments.name) };
-    let digest = image.write(BufWriter::new(file))?;
+    let (path, digest) = write(&PLIMSOLL, &program, &arguments.name, "image")?;
     eprintln!("{} MB", path.metadata()?.len() / 1_000_000);
     #[allow(clippy::print_stdout)]
     {
@@ -58,8 +58,45 @@ pub(crate) fn image(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The program without a dynamic linker, which the image does not have either.
-fn build() -> Result<PathBuf> {
+/// For the tests: the same image but for its program, which is not optimized, and that of what their Pods run.
+pub(crate) fn for_tests() -> Result<[PathBuf; 2]> {
+    let built = build("dev", &["plimsoll", "plimsoll-lab"])?;
+    let write = |contents: &Contents| {
+        let name = format!("docker.io/library/{}", contents.title);
+        write(contents, &built.join(contents.title), &name, "image-for-tests").map(|(path, _)| path)
+    };
+    Ok([write(&PLIMSOLL)?, write(&POD)?])
+}
+
+/// Writes an image into a directory of the target directory; gives back the archive and its digest.
+fn write(contents: &Contents, program: &Path, name: &str, directory: &str) -> Result<(PathBuf, String)> {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => bail!("there is no image for {other}; x86_64 and aarch64 there are"),
+    };
+    let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    let version = env!("CARGO_PKG_VERSION");
+    let directory = Workspace::read()?.target.join(directory);
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let path = directory.join(format!("{}-{version}-{architecture}.tar", contents.title));
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let image = Image {
+        title: contents.title,
+        program: &bytes,
+        links: contents.links,
+        arguments: contents.arguments,
+        architecture,
+        version,
+        name: &format!("{name}:{version}"),
+    };
+    let digest = image.write(BufWriter::new(file))?;
+    Ok((path, digest))
+}
+
+/// The programs of these packages without a dynamic linker, which the image does not have either; the directory they
+/// are in.
+fn build(profile: &str, packages: &[&str]) -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     // For the few crates that bring C.
     ensure_programs(&[("musl-gcc", "musl-tools")])?;
@@ -76,12 +113,16 @@ fn build() -> Result<PathBuf> {
         .unwrap_or_default();
     let flags = format!("--remap-path-prefix={}=. --remap-path-prefix={cargo_home}=cargo", root().display());
     let variable = target.replace('-', "_");
+    let packages = packages.iter().map(|name| format!("--package={name}"));
     run(cargo()
         .current_dir(root())
-        .args(["build", "--release", "--locked", "--package=plimsoll", "--bin=plimsoll", "--target", &target])
+        .args(["build", "--locked", "--bins", "--profile", profile, "--target", &target])
+        .args(packages)
         // Line tables would be three quarters of it; the names of functions stay, for backtraces.
-        .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
+        .env(format!("CARGO_PROFILE_{}_STRIP", profile.to_uppercase()), "debuginfo")
         .env(format!("CC_{variable}"), "musl-gcc")
         .env(format!("CARGO_TARGET_{}_RUSTFLAGS", variable.to_uppercase()), flags))?;
-    Ok(Workspace::read()?.target.join(target).join("release/plimsoll"))
+    // Cargo has its own word for it.
+    let directory = if profile == "dev" { "debug" } else { profile };
+    Ok(Workspace::read()?.target.join(target).join(directory))
 }

@@ -1,4 +1,4 @@
-//! The controllers of kube-controller-manager.
+//! The controllers of kube-controller-manager, and the scheduler.
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub struct ControllerManager {
 }
 
 impl ControllerManager {
-    /// Starts the usual controllers beside a control plane, and waits until they work.
+    /// Starts the usual controllers (all, where Pods run) beside a control plane, and waits until they work.
     pub fn start(plane: &ControlPlane) -> Result<ControllerManager, Error> {
         let kubeconfig = plane.kubeconfig_for("system:kube-controller-manager", &[])?;
         let (kubeconfig, at) = (kubeconfig.display(), plane.directory().display());
@@ -34,7 +34,7 @@ impl ControllerManager {
             format!("--authorization-kubeconfig={kubeconfig}"),
             format!("--service-account-private-key-file={at}/service-accounts.key"),
             format!("--root-ca-file={at}/ca.crt"),
-            format!("--controllers={CONTROLLERS}"),
+            format!("--controllers={}", if plane.runs_pods() { "*" } else { CONTROLLERS }),
             "--leader-elect=false".into(),
             "--use-service-account-credentials=true".into(),
             // Nobody asks it anything.
@@ -80,5 +80,33 @@ impl ControllerManager {
     /// Its log.
     pub fn log(&self) -> &Path {
         &self.plan.log
+    }
+}
+
+/// What gives Pods to nodes, where there is a kubelet to run them; it is killed when this is dropped.
+#[derive(Debug)]
+pub struct Scheduler {
+    _process: Process,
+}
+
+impl Scheduler {
+    /// Starts it beside a control plane.
+    pub fn start(plane: &ControlPlane) -> Result<Scheduler, Error> {
+        let kubeconfig = plane.kubeconfig_for("system:kube-scheduler", &[])?;
+        let kubeconfig = kubeconfig.display();
+        let plan = Plan {
+            name: "kube-scheduler",
+            namespace: plane.namespace().clone(),
+            program: program("kube-scheduler")?,
+            arguments: vec![
+                format!("--kubeconfig={kubeconfig}"),
+                format!("--authentication-kubeconfig={kubeconfig}"),
+                format!("--authorization-kubeconfig={kubeconfig}"),
+                "--leader-elect=false".into(),
+                "--secure-port=0".into(),
+            ],
+            log: plane.directory().join("kube-scheduler.log"),
+        };
+        Ok(Scheduler { _process: plan.start()? })
     }
 }

@@ -29,6 +29,14 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// containerd refused something, or did not answer.
+    #[error("`ctr {command}` failed: {message}")]
+    Runtime {
+        /// The command's arguments.
+        command: String,
+        /// What it said.
+        message: String,
+    },
     /// The operating system refused something.
     #[error("{what}: {source}")]
     System {

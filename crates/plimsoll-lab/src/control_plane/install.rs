@@ -6,7 +6,7 @@ use super::error::Error;
 use super::plane::ControlPlane;
 
 /// What those who install without helm apply.
-const MANIFESTS: &str = include_str!("../../../../deploy/plimsoll.yaml");
+pub const MANIFESTS: &str = include_str!("../../../../deploy/plimsoll.yaml");
 
 impl ControlPlane {
     /// Applies the manifests of Plimsoll but its `DaemonSet`, and gives back a kubeconfig file of its `ServiceAccount`: who

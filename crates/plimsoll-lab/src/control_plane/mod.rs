@@ -1,5 +1,5 @@
 //! A real Kubernetes control plane: etcd and the API server, with certificates made for it, and beside it, as wanted,
-//! kube-proxy on the nodes and the controllers.
+//! kube-proxy on the nodes, the controllers, and a kubelet with containerd that runs Pods.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,11 +24,14 @@ mod kubectl;
 mod plane;
 mod kube_proxy;
 mod controllers;
+mod kubelet;
 mod install;
 
-pub use controllers::ControllerManager;
+pub use controllers::{ControllerManager, Scheduler};
 pub use error::Error;
+pub use install::MANIFESTS;
 pub use kube_proxy::{KubeProxy, Mode};
 pub use kubectl::Kubectl;
+pub use kubelet::{Kubelet, Network};
 pub use plane::{ControlPlane, Settings};
 pub use programs::{available, program};

@@ -33,6 +33,9 @@ pub struct Settings {
     pub service_networks: String,
     /// Another etcd than the one beside the API server.
     pub etcd: Option<PathBuf>,
+    /// Whether a kubelet runs Pods ([`super::Kubelet`]): they get tokens of their `ServiceAccounts`, and reach the API server
+    /// by its Service. Without one Pods are mere objects.
+    pub runs_pods: bool,
     /// More arguments for the API server.
     pub apiserver: Vec<String>,
 }
@@ -45,6 +48,7 @@ impl Settings {
             addresses: Vec::new(),
             service_networks: "10.96.0.0/16,fd96::/112".into(),
             etcd: None,
+            runs_pods: false,
             apiserver: Vec::new(),
         }
     }
@@ -124,6 +128,11 @@ impl ControlPlane {
     /// The certificate of the authority that signed the API server's, as PEM.
     pub fn authority(&self) -> String {
         self.authority.certificate()
+    }
+
+    /// Whether it is made for a kubelet that runs Pods.
+    pub(super) fn runs_pods(&self) -> bool {
+        self.settings.runs_pods
     }
 
     /// The namespace it runs in.
@@ -266,10 +275,8 @@ fn apiserver_arguments(directory: &Path, settings: &Settings, etcd: u16, secure:
          --service-account-key-file={at}/service-accounts.pub
          --service-account-signing-key-file={at}/service-accounts.key
          --service-cluster-ip-range={networks}
-         --authorization-mode=RBAC
-         --disable-admission-plugins=ServiceAccount
+         {of_pods}
          --allow-privileged=true
-         --endpoint-reconciler-type=none
          --profiling=false
          --kubelet-client-certificate={at}/kubelet-client.crt
          --kubelet-client-key={at}/kubelet-client.key
@@ -282,6 +289,11 @@ fn apiserver_arguments(directory: &Path, settings: &Settings, etcd: u16, secure:
          --proxy-client-cert-file={at}/front-proxy.crt
          --proxy-client-key-file={at}/front-proxy.key",
         networks = settings.service_networks,
+        of_pods = if settings.runs_pods {
+            "--authorization-mode=Node,RBAC\n--enable-admission-plugins=NodeRestriction"
+        } else {
+            "--authorization-mode=RBAC\n--disable-admission-plugins=ServiceAccount\n--endpoint-reconciler-type=none"
+        },
     );
     lines.lines().map(|line| line.trim().to_owned()).chain(settings.apiserver.iter().cloned()).collect()
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod control_plane;
+mod enclosure;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

@@ -23,8 +23,6 @@ pub(super) struct Balanced {
     pub(super) held: BTreeMap<EndpointId, Limit>,
     /// Whether something changed that may change which keys are taken.
     pub(super) keys_due: bool,
-    /// Whether the last decision changed anything.
-    pub(super) moves: bool,
     /// What the dataplane holds once the plan under way is carried out.
     pub(super) table: Option<ServiceTable>,
 }
@@ -40,7 +38,6 @@ impl Balanced {
             left: Vec::new(),
             held: BTreeMap::new(),
             keys_due: true,
-            moves: false,
             table: None,
         }
     }

@@ -66,8 +66,8 @@ pub enum Command {
 /// How the balancer works. Durations are one value per cluster: hosts count young connections by them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
-    /// How often a Service is decided anew that moves: `T`. One of which nothing is heard and whose weights stay is
-    /// looked at with every fourth tick.
+    /// How often the balancer looks at the time: `T`. A Service of which nothing is heard is decided with every
+    /// fourth of these ticks, all others soon after each piece of news.
     pub tick: Duration,
     /// How often nodes report: taken for the staleness `s`.
     pub report_interval: Duration,
@@ -98,8 +98,8 @@ const SAMPLE_EXPIRY: Duration = Duration::from_secs(10);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A decision follows what caused it within this part of a report interval.
 const DECIDE_WITHIN: u32 = 10;
-/// A Service at rest is decided with one in so many ticks; which one, goes by its number.
-const TICKS_AT_REST: usize = 4;
+/// A Service without news is decided with one in so many ticks; which one, goes by its number.
+const TICKS_WITHOUT_NEWS: usize = 4;
 
 /// What thinks.
 pub struct Balancer {
@@ -187,10 +187,9 @@ impl Balancer {
             self.loads.expire(now);
             self.view.expire(now);
             self.ticks += 1;
-            // Also those at rest: what is known grows old, and slow starts go on.
-            let turn = |number: usize| (number + self.ticks).is_multiple_of(TICKS_AT_REST);
-            let moves = |number: usize| self.services.at(number).is_some_and(|balanced| balanced.moves);
-            self.due.extend(self.services.numbers().filter(|&number| moves(number) || turn(number)));
+            // What is known grows old, filters settle, and slow starts go on.
+            let turn = |number: &usize| (number + self.ticks).is_multiple_of(TICKS_WITHOUT_NEWS);
+            self.due.extend(self.services.numbers().filter(turn));
             self.decide(now, &mut commands);
         } else if now >= self.decide_at {
             self.decide(now, &mut commands);
@@ -209,6 +208,7 @@ impl Balancer {
     }
 
     fn on_services(&mut self, now: Timestamp, change: ServiceChange, commands: &mut Vec<Command>) {
+        let waiting = (std::mem::take(&mut self.due), self.decide_at);
         match change {
             ServiceChange::All(services) => {
                 let present: BTreeSet<&ServiceId> = services.iter().map(|service| &service.id).collect();
@@ -224,8 +224,10 @@ impl Balancer {
             ServiceChange::Set(service) => self.set(now, &service),
             ServiceChange::Remove(id) => self.remove(&id),
         }
-        // What clients can reach must follow at once, not at the next tick.
+        // What clients can reach must follow at once, not at the next tick. The others still wait for more news.
         self.decide(now, commands);
+        (self.due, self.decide_at) = waiting;
+        self.due.retain(|&number| self.services.at(number).is_some());
     }
 
     /// Which endpoints are hinted at for this node may be others now.
@@ -411,8 +413,7 @@ impl Balancer {
         };
         for number in std::mem::take(&mut self.due) {
             let balanced = self.services.at_mut(number).expect("who goes is not due any more");
-            balanced.moves = balanced.decide(&setting, commands);
-            if balanced.moves {
+            if balanced.decide(&setting, commands) {
                 self.changed.insert(number);
             }
         }

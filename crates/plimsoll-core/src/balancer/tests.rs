@@ -192,7 +192,7 @@ fn a_decision_follows_a_report_within_a_tenth_of_the_interval() {
 }
 
 #[test]
-fn a_service_at_rest_is_decided_with_every_fourth_tick() {
+fn a_service_without_news_is_decided_with_every_fourth_tick() {
     let mut balancer = running();
     balancer.on(at(0.1), report("n2", &[(2, 4)]));
     let id = ServiceId { name: "web".into(), port: "".into(), family: Family::V4 };

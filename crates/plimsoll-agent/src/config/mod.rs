@@ -42,8 +42,9 @@ pub struct Config {
 pub struct Balancer {
     /// The policy of Services that do not name one.
     pub policy: PolicyKind,
-    /// How often Services are decided anew without any news, 200ms to 5s; those at rest with every fourth. Must be the same on all nodes.
-    pub tick: Span,
+    /// How often the agent looks at the time, 200ms to 5s: Services are decided anew with every fourth tick, and soon
+    /// after each piece of news. Must be the same on all nodes. Default: the report interval, but 500ms at least.
+    pub tick: Option<Span>,
     /// How often nodes count and report, 100ms to 2s. Must be the same on all nodes: what counts as a young
     /// connection depends on it. A small mesh answers faster with 200ms, one of more than a hundred nodes works
     /// less with 1s.
@@ -60,12 +61,19 @@ impl Default for Balancer {
     fn default() -> Balancer {
         Balancer {
             policy: PolicyKind::default(),
-            tick: Span::from_millis(500),
+            tick: None,
             report_interval: Span::from_millis(500),
             policies: policy::Parameters::default(),
             guard: guard::Parameters::default(),
             view: view::Parameters::default(),
         }
+    }
+}
+
+impl Balancer {
+    /// How often the agent looks at the time.
+    pub fn tick(&self) -> Span {
+        self.tick.unwrap_or_else(|| self.report_interval.max(Span::from_millis(500)))
     }
 }
 
@@ -164,7 +172,7 @@ impl Config {
             Ok(())
         };
         let balancer = &self.balancer;
-        within("balancer.tick", balancer.tick, Span::from_millis(200), Span::from_secs(5))?;
+        within("balancer.tick", balancer.tick(), Span::from_millis(200), Span::from_secs(5))?;
         let interval = balancer.report_interval;
         within("balancer.report_interval", interval, Span::from_millis(100), Span::from_secs(2))?;
         if let Err(what) = balancer.policies.check() {
@@ -177,7 +185,7 @@ impl Config {
             return field("balancer.view", what);
         }
         // Leases are renewed at ticks.
-        if let Err(error) = self.dataplane.check(balancer.tick.0) {
+        if let Err(error) = self.dataplane.check(balancer.tick().0) {
             let section = format!("dataplane.{}", self.dataplane.kind());
             return match error {
                 plimsoll_dataplane::Error::Config { field: name, problem } => {
@@ -211,6 +219,7 @@ impl Config {
     /// It with this node's name in it, whatever that is from, and with where the mesh finds the others in a cluster.
     pub fn effective(mut self) -> Result<Config, ConfigError> {
         self.node = Some(self.node_name()?.to_string());
+        self.balancer.tick = Some(self.balancer.tick());
         if let plimsoll_discovery::Config::Kubernetes(cluster) = &mut self.discovery
             && let plimsoll_store::Config::Mesh(mesh) = &self.store
             && mesh.peers.is_empty()
@@ -223,7 +232,7 @@ impl Config {
     /// What the core wants to know of it.
     pub(crate) fn parameters(&self) -> balancer::Parameters {
         balancer::Parameters {
-            tick: self.balancer.tick.0,
+            tick: self.balancer.tick().0,
             report_interval: self.balancer.report_interval.0,
             lease: self.dataplane.lease().0,
             policy: self.balancer.policy,

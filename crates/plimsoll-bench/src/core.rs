@@ -13,7 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::memory;
 use crate::row::{Bound, Row, Unit, milliseconds, quantile};
-use crate::scene::{ENDPOINTS, NODES, SERVICES, Scene, host, node};
+use crate::scene::{self, ENDPOINTS, NODES, SERVICES, Scene, host, node};
 
 const TICK: Duration = Duration::from_millis(500);
 const ROUNDS: u64 = 200;
@@ -96,8 +96,9 @@ impl Driven {
         self.on(Event::Counts(counts));
         if self.with_load {
             for (endpoint, open) in local {
-                let (cpu, pressure) = (Some(f64::from(open) * 0.01), Some(f64::from(open % 100) * 0.002));
-                self.on(Event::Sample(Sample { endpoint, at: self.now, cpu, pressure }));
+                let (cpu, pressure) = scene::load(open);
+                let sample = Sample { endpoint, at: self.now, cpu: Some(cpu), pressure: Some(pressure) };
+                self.on(Event::Sample(sample));
             }
         }
         for of in 1..NODES {

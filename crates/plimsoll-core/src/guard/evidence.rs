@@ -13,7 +13,7 @@ const MEMORY: f64 = 16.0;
 const PAST: f64 = 64.0;
 /// How slowly, in seconds, an endpoint's own past rises: what overload adds to the stay is not what is usual.
 const PAST_RISES: f64 = 300.0;
-/// The same for how they come, so that some bursts are among them.
+/// Connections over which is remembered how they come: so many that some bursts are among them.
 const BURSTS: f64 = 512.0;
 /// A filtered rate steps so much less than the number of connections from one decision to the next.
 const STEP_OF_CHANCE: f64 = 3.0;

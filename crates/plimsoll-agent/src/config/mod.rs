@@ -43,7 +43,8 @@ pub struct Balancer {
     /// The policy of Services that do not name one.
     pub policy: PolicyKind,
     /// How often the agent looks at the time, 200ms to 5s: Services are decided anew with every fourth tick, and soon
-    /// after each piece of news. Must be the same on all nodes. Default: the report interval, but 500ms at least.
+    /// after each piece of news. Must be the same on all nodes. Default: the report interval, but 500ms at least
+    /// and 1s at most.
     pub tick: Option<Span>,
     /// How often nodes count and report, 100ms to 2s. Must be the same on all nodes: what counts as a young
     /// connection depends on it. A small mesh answers faster with 200ms, one of more than a hundred nodes works
@@ -73,7 +74,7 @@ impl Default for Balancer {
 impl Balancer {
     /// How often the agent looks at the time.
     pub fn tick(&self) -> Span {
-        self.tick.unwrap_or_else(|| self.report_interval.max(Span::from_millis(500)))
+        self.tick.unwrap_or_else(|| self.report_interval.clamp(Span::from_millis(500), Span::from_secs(1)))
     }
 }
 

@@ -76,6 +76,14 @@ fn a_lease_must_outlive_three_ticks() {
 }
 
 #[test]
+fn a_tick_follows_the_report_interval_within_bounds() {
+    for (interval, tick) in [("200ms", 500), ("700ms", 700), ("2s", 1000)] {
+        let config = check(&with(&format!("balancer: {{report_interval: {interval}}}"))).unwrap();
+        assert_eq!(config.balancer.tick(), Span::from_millis(tick), "{interval}");
+    }
+}
+
+#[test]
 fn the_effective_configuration_reads_back() {
     let config = check(&with("balancer: {tick: 250ms}")).unwrap();
     let shown = serde_json::to_string(&config).unwrap();

@@ -10,8 +10,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use plimsoll_lab::enclosure::{self, Enclosure};
-use plimsoll_lab::eventually;
+use plimsoll_lab::{Bound, enclosure, eventually};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// In the environment of the run inside: the directory for all that it writes.
@@ -36,7 +35,7 @@ pub fn again() -> Result<ExitStatus> {
     let at = directory.path();
     let mut command = Command::new(env::current_exe()?);
     command.args(env::args_os().skip(1)).env(DIRECTORY, at).env("TMPDIR", at);
-    let ended = wait(Enclosure::start(&command)?);
+    let ended = wait(enclosure::start(&command)?);
     let mut left = Vec::new();
     for group in groups().iter().rev().filter(|group| !before.contains(*group)) {
         // The kernel takes a moment to see that it is empty.
@@ -55,7 +54,7 @@ pub fn again() -> Result<ExitStatus> {
 }
 
 /// Waits until it ends, or ends it when this process is asked to end.
-fn wait(mut enclosure: Enclosure) -> Result<ExitStatus> {
+fn wait(mut enclosure: Bound) -> Result<ExitStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut asked = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
@@ -65,7 +64,7 @@ fn wait(mut enclosure: Enclosure) -> Result<ExitStatus> {
             .context("signals cannot be listened for")?;
         let mut interrupted = futures_util::future::select_all(asked.iter_mut().map(|s| Box::pin(s.recv())));
         loop {
-            if let Some(status) = enclosure.try_wait()? {
+            if let Some(status) = enclosure.ended()? {
                 return Ok(status);
             }
             if tokio::time::timeout(Duration::from_millis(50), &mut interrupted).await.is_ok() {

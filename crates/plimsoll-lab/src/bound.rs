@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -25,16 +25,26 @@ impl Bound {
         program: &Path,
         with: impl FnOnce(&mut Command),
     ) -> io::Result<Bound> {
+        let namespace = namespace.clone();
+        Bound::start_where(program, move || namespace.enter().map_err(io::Error::other), with)
+    }
+
+    /// The same, where `enter` takes the thread that starts it.
+    pub(crate) fn start_where(
+        program: &Path,
+        enter: impl FnOnce() -> io::Result<()> + Send + 'static,
+        with: impl FnOnce(&mut Command),
+    ) -> io::Result<Bound> {
         // By `setpriv`, since between fork and exec of a process with threads there is little that may be done.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program);
         with(&mut command);
-        // The kernel ends it when the thread that started it ends, so that thread stays.
+        // The kernel ends it when the thread that started it ends, so that thread stays, and starts nothing else.
         let (tell, told) = channel();
         let (hold, held) = channel::<()>();
         let name = program.file_name().unwrap_or_default().to_string_lossy();
-        let thread = namespace.spawn(&name, move || {
-            let _ = tell.send(command.spawn());
+        let thread = thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
+            let _ = tell.send(enter().and_then(|()| command.spawn()));
             let _ = held.recv();
         })?;
         let child = told.recv().expect("the thread tells before it ends")?;

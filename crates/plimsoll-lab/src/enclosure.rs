@@ -1,66 +1,32 @@
 //! Processes that all end with the first of them, however that ends, and that see mounts of their own: what they
 //! start, detach and mount is gone when it is. Needs root.
 //!
-//! [`Enclosure::start`] starts that first process; first thing, before it has threads, it calls [`enter`].
+//! [`start`] starts that first process; first thing, before it has threads, it calls [`enter`].
 
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus};
-use std::sync::mpsc::{Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::process::Command;
 
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use rustix::thread::UnshareFlags;
 
+use crate::bound::Bound;
 use crate::namespace::{Error, unshare};
 
-/// The first process of a PID namespace; it is killed, and with it all others, when this is dropped.
-pub struct Enclosure {
-    child: Child,
-    hold: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Enclosure {
-    /// Starts a program with the arguments and the environment of this command. The kernel kills it when this process
-    /// ends.
-    pub fn start(command: &Command) -> Result<Enclosure, Error> {
-        let failed = |source| Error::Kernel { what: format!("starting {command:?} apart"), source };
-        // As every program of the laboratory that must not outlive it: see `control_plane`.
-        let mut whole = Command::new("setpriv");
-        whole.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
-        whole.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let (tell, told) = channel();
-        let (hold, held) = channel::<()>();
-        // On a thread that stays, and that starts nothing else: from now on it may not even have threads.
-        let thread = thread::Builder::new()
-            .name("enclosure".into())
-            .spawn(move || {
-                let _ = tell.send(unshare(UnshareFlags::NEWPID).and_then(|()| whole.spawn()));
-                let _ = held.recv();
-            })
-            .map_err(failed)?;
-        let child = told.recv().expect("the thread tells before it ends").map_err(failed)?;
-        Ok(Enclosure { child, hold: Some(hold), thread: Some(thread) })
-    }
-
-    /// How the first process ended, if it has: then all others have as well.
-    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.child.try_wait()
-    }
-}
-
-impl Drop for Enclosure {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        // The kernel gives the first process free when the last of the others is gone.
-        let _ = self.child.wait();
-        self.hold = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
+/// Starts a program with the arguments and the environment of this command, as the first process of a PID namespace:
+/// when it is killed, all others are, and it is over when the last of them is gone.
+pub fn start(command: &Command) -> Result<Bound, Error> {
+    let program = Path::new(command.get_program());
+    Bound::start_where(
+        program,
+        || unshare(UnshareFlags::NEWPID),
+        |whole| {
+            whole.args(command.get_args());
+            whole.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        },
+    )
+    .map_err(|source| Error::Kernel { what: format!("starting {command:?} apart"), source })
 }
 
 /// What kubelet would set for the whole machine, and to what.

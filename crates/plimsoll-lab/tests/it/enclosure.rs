@@ -3,8 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use plimsoll_lab::enclosure::Enclosure;
-use plimsoll_lab::{available, eventually};
+use plimsoll_lab::{available, enclosure, eventually};
 
 use crate::SOON;
 
@@ -24,9 +23,9 @@ fn what_has_detached_ends_with_the_first() {
     // A length that nobody else sleeps for.
     let sleeps = ["sleep", &format!("600.{}", std::process::id())];
     let script = format!("setsid {} & exec sleep 600", sleeps.join(" "));
-    let mut killed = Enclosure::start(Command::new("sh").args(["-c", &script])).unwrap();
+    let mut killed = enclosure::start(Command::new("sh").args(["-c", &script])).unwrap();
     assert!(eventually(SOON, || runs(&sleeps)));
-    assert!(killed.try_wait().unwrap().is_none());
+    assert!(killed.ended().unwrap().is_none());
     drop(killed);
     assert!(!runs(&sleeps));
 }

@@ -41,13 +41,7 @@ impl ControllerManager {
             "--secure-port=0".into(),
         ];
         let name = "kube-controller-manager";
-        let plan = Plan {
-            name,
-            namespace: plane.namespace().clone(),
-            program: program(name)?,
-            arguments,
-            log: plane.directory().join("kube-controller-manager.log"),
-        };
+        let plan = Plan::new(name, plane.namespace(), program(name)?, arguments, plane.directory());
         let mut manager = ControllerManager { process: None, plan };
         manager.start_again(plane)?;
         Ok(manager)
@@ -94,19 +88,15 @@ impl Scheduler {
     pub fn start(plane: &ControlPlane) -> Result<Scheduler, Error> {
         let kubeconfig = plane.kubeconfig_for("system:kube-scheduler", &[])?;
         let kubeconfig = kubeconfig.display();
-        let plan = Plan {
-            name: "kube-scheduler",
-            namespace: plane.namespace().clone(),
-            program: program("kube-scheduler")?,
-            arguments: vec![
-                format!("--kubeconfig={kubeconfig}"),
-                format!("--authentication-kubeconfig={kubeconfig}"),
-                format!("--authorization-kubeconfig={kubeconfig}"),
-                "--leader-elect=false".into(),
-                "--secure-port=0".into(),
-            ],
-            log: plane.directory().join("kube-scheduler.log"),
-        };
+        let arguments = vec![
+            format!("--kubeconfig={kubeconfig}"),
+            format!("--authentication-kubeconfig={kubeconfig}"),
+            format!("--authorization-kubeconfig={kubeconfig}"),
+            "--leader-elect=false".into(),
+            "--secure-port=0".into(),
+        ];
+        let name = "kube-scheduler";
+        let plan = Plan::new(name, plane.namespace(), program(name)?, arguments, plane.directory());
         Ok(Scheduler { _process: plan.start()? })
     }
 }

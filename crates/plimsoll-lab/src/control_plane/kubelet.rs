@@ -58,13 +58,7 @@ impl Kubelet {
                 .map_err(|error| Error::Missing(format!("{error}; is the module br_netfilter loaded?")))?;
         }
         let config = write("containerd.toml", &containerd_toml(&networks, pause))?;
-        let plan = |name: &'static str, program, arguments| Plan {
-            name,
-            namespace: host.namespace.clone(),
-            program,
-            arguments,
-            log: at.join(name).with_extension("log"),
-        };
+        let plan = |name, program, arguments| Plan::new(name, &host.namespace, program, arguments, at);
         let arguments = vec![format!("--config={}", config.display())];
         let mut containerd = plan("containerd", "containerd".into(), arguments).start()?;
         containerd.wait("listening", START, || ctr(&["version"]).is_ok())?;

@@ -84,13 +84,7 @@ impl ControlPlane {
         let url = format!("https://{}", SocketAddr::new(address, secure));
         let admin = authority.kubeconfig("admin", &url)?;
         let at = directory.path();
-        let plan = |name: &'static str, program, arguments| Plan {
-            name,
-            namespace: settings.namespace.clone(),
-            program,
-            arguments,
-            log: at.join(name).with_extension("log"),
-        };
+        let plan = |name, program, arguments| Plan::new(name, &settings.namespace, program, arguments, at);
         let mut etcd_arguments = etcd_arguments(at, client, peer);
         if settings.etcd.is_none() {
             // What a crash of the machine would lose is gone with the machine. Not all others know how.

@@ -1,7 +1,7 @@
 //! A program that runs in a namespace, writes a log, and never outlives this process.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,18 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// Of a program whose log is in this directory, by its name.
+    pub(super) fn new(
+        name: &'static str,
+        namespace: &Namespace,
+        program: PathBuf,
+        arguments: Vec<String>,
+        directory: &Path,
+    ) -> Plan {
+        let log = directory.join(name).with_extension("log");
+        Plan { name, namespace: namespace.clone(), program, arguments, log }
+    }
+
     /// Starts it; what it writes is appended to its log.
     pub(super) fn start(&self) -> Result<Process, Error> {
         let failed = || trying(format!("starting {} (by `setpriv` of util-linux)", self.program.display()));

@@ -1,5 +1,6 @@
 //! The one task that owns the balancer: events in, commands out, questions answered in between.
 
+use std::fmt;
 use std::sync::Arc;
 
 use plimsoll_api::{Explanation, Node, ServiceSummary, Status};
@@ -162,17 +163,14 @@ impl Owner {
         }
         for notice in notices {
             self.metrics.notices.get_or_create(&Kind { kind: notice.kind() }).inc();
-            let text = match notice {
-                Notice::Taken { service, key } if self.dry_run => {
-                    format!("{service}: {key} would be balanced")
-                }
-                _ => notice.to_string(),
-            };
             match notice {
-                Notice::Refused(_) | Notice::Limited { .. } | Notice::NodeLeft(_) => warn!("{text}"),
-                Notice::Taken { .. } if taken > MANY => debug!("{text}"),
-                Notice::Left { .. } if left > MANY => debug!("{text}"),
-                _ => info!("{text}"),
+                Notice::Refused(_) | Notice::Limited { .. } | Notice::NodeLeft(_) => warn!("{notice}"),
+                Notice::Taken { service, key } if self.dry_run => {
+                    tell_one(taken, format_args!("{service}: {key} would be balanced"));
+                }
+                Notice::Taken { .. } => tell_one(taken, format_args!("{notice}")),
+                Notice::Left { .. } => tell_one(left, format_args!("{notice}")),
+                _ => info!("{notice}"),
             }
         }
     }
@@ -236,6 +234,11 @@ impl Owner {
     fn told(&self, explanation: &explain::Explanation) -> Explanation {
         Explanation { dry_run: self.dry_run, ..Explanation::new(&self.node, explanation) }
     }
+}
+
+/// One of so many of its kind.
+fn tell_one(of: usize, text: fmt::Arguments<'_>) {
+    if of > MANY { debug!("{text}") } else { info!("{text}") }
 }
 
 /// Whether a name as people write it means this Service: with or without namespace, port name and family.

@@ -15,7 +15,9 @@ use serde::Serialize;
 
 use crate::differential::{followed, publish};
 use crate::objects::{self, PORTS};
+use crate::report;
 use crate::table::{self, Proxy, Service};
+use crate::traffic::Traffic;
 use crate::witness;
 use crate::world::{NODES, World, node_name, two_pods_on_each};
 
@@ -64,28 +66,19 @@ const FAULTS: [(&str, Fault); 11] = [
 pub struct Row {
     /// Which.
     pub fault: &'static str,
-    /// Connections opened meanwhile, at each of both Services.
-    pub opened: [u64; 2],
-    /// Connections that failed meanwhile: with kube-proxy alone, with Plimsoll in front.
-    pub failed: [u64; 2],
-    /// Connections of the second that kube-proxy served meanwhile.
-    pub fell_back: u64,
+    /// What became of the connections meanwhile.
+    #[serde(flatten)]
+    pub traffic: Traffic,
     /// What is wrong; nothing: all held.
     pub problems: Vec<String>,
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Row { fault, opened: [_, opened], failed: [alone, with], fell_back, problems } = self;
+        let Row { fault, traffic, problems } = self;
         let verdict = if problems.is_empty() { "ok" } else { "FAILED" };
-        write!(
-            f,
-            "{verdict:<6} {fault:<33} failed alone {alone}, with Plimsoll {with} of {opened}; {fell_back} fell back"
-        )?;
-        for problem in problems {
-            write!(f, "\n       {problem}")?;
-        }
-        Ok(())
+        write!(f, "{verdict:<6} {fault:<33} {traffic}")?;
+        report::tell(problems, f)
     }
 }
 
@@ -93,8 +86,8 @@ impl fmt::Display for Row {
 struct Scene {
     /// By node, and of each the clients of both Services.
     clients: Vec<[Client; 2]>,
-    /// What clients that have ended had opened, and how many of those failed.
-    ended: [[u64; 2]; 2],
+    /// What became of the connections of clients that have ended.
+    ended: Traffic,
     api: SocketAddr,
 }
 
@@ -110,23 +103,16 @@ pub fn chaos(program: &Path, mode: Mode, tell: &dyn Fn(&str), done: &mut dyn FnM
     let mut scene = Scene::begin(&world, &both)?;
     for (fault, happen) in FAULTS {
         tell(&format!("chaos: {fault}"));
-        let before = (scene.totals(), left(&world)?);
+        let before = scene.traffic(&world)?;
         let mut problems = Vec::new();
         happen(&mut world, &mut scene).with_context(|| format!("the fault `{fault}`"))?;
         // Until nothing is left to kube-proxy any more.
         if !witness::stands_still(PATIENCE, || left(&world))? {
             problems.push(format!("Plimsoll did not serve again within {} s", PATIENCE.as_secs()));
         }
-        let after = (scene.totals(), left(&world)?);
-        let difference = |what: usize| [0, 1].map(|service| after.0[service][what] - before.0[service][what]);
-        let (opened, failed) = (difference(0), difference(1));
-        if failed[1] > failed[0] {
-            problems.push("connections failed that did not with kube-proxy alone".into());
-        }
-        if opened.contains(&0) {
-            problems.push("no connection was opened".into());
-        }
-        done(Row { fault, opened, failed, fell_back: after.1.saturating_sub(before.1), problems });
+        let traffic = scene.traffic(&world)?.since(before);
+        problems.extend(traffic.problems(true));
+        done(Row { fault, traffic, problems });
     }
     Ok(())
 }
@@ -156,29 +142,19 @@ impl Scene {
             clients.push([client(&both[0])?, client(&both[1])?]);
         }
         let api = world.plane.url().trim_start_matches("https://").parse()?;
-        Ok(Scene { clients, ended: [[0; 2]; 2], api })
+        Ok(Scene { clients, ended: Traffic::default(), api })
     }
 
-    /// Of each Service: connections opened and failed.
-    fn totals(&self) -> [[u64; 2]; 2] {
-        [0, 1].map(|service| {
-            let sum =
-                |what: fn(&Client) -> u64| self.clients.iter().map(|both| what(&both[service])).sum::<u64>();
-            let [opened, failed] = self.ended[service];
-            [opened + sum(Client::opened), failed + sum(Client::failed)]
-        })
+    /// What became of all connections so far.
+    fn traffic(&self, world: &World) -> Result<Traffic> {
+        let so_far = self.ended.and(Traffic::of(&self.clients));
+        Ok(Traffic { fell_back: left(world)?, ..so_far })
     }
 
     /// Ends the clients of the last node.
     fn end_last(&mut self) {
-        let before = self.totals();
-        self.clients.pop();
-        let after = self.totals();
-        for (ended, (before, after)) in self.ended.iter_mut().zip(before.into_iter().zip(after)) {
-            for (ended, (before, after)) in ended.iter_mut().zip(before.into_iter().zip(after)) {
-                *ended += before - after;
-            }
-        }
+        let last = self.clients.pop();
+        self.ended = self.ended.and(Traffic::of(last.as_slice()));
     }
 }
 

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::differential::{followed, publish};
 use crate::judge;
 use crate::objects::{self, PORTS};
+use crate::report;
 use crate::table::{self, Protocol, Proxy, Served, Service};
 use crate::witness;
 use crate::world::{NODES, World};
@@ -100,10 +101,7 @@ impl fmt::Display for Row {
                  {half}, at 80 % after {most}; {failed} of {opened} failed"
             )?;
         }
-        for problem in &self.problems {
-            write!(f, "\n       {problem}")?;
-        }
-        Ok(())
+        report::tell(&self.problems, f)
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod table;
 pub mod report;
+pub mod traffic;
 pub mod objects;
 mod agent;
 mod witness;

@@ -36,9 +36,11 @@ impl fmt::Display for Outcome {
         if alone != with_plimsoll {
             write!(f, "  with Plimsoll: {with_plimsoll}")?;
         }
-        for problem in &self.problems {
-            write!(f, "\n       {problem}")?;
-        }
-        Ok(())
+        tell(&self.problems, f)
     }
+}
+
+/// Problems, a line each, below what they are about.
+pub(crate) fn tell(problems: &[String], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    problems.iter().try_for_each(|problem| write!(f, "\n       {problem}"))
 }

@@ -13,6 +13,8 @@ use anyhow::{Context as _, Result};
 use plimsoll_lab::control_plane::{Mode, Network};
 use serde::Serialize;
 
+use crate::report;
+use crate::traffic::Traffic;
 use rig::Rig;
 
 /// What a step saw that nobody else sees.
@@ -57,32 +59,22 @@ pub struct Row {
     pub step: &'static str,
     /// What was seen.
     pub seen: String,
-    /// Connections opened meanwhile, at each Service: the one that kube-proxy serves alone, the one with Plimsoll in front.
-    pub opened: [u64; 2],
-    /// Connections that failed meanwhile.
-    pub failed: [u64; 2],
-    /// Connections of the second that kube-proxy served meanwhile.
-    pub fell_back: u64,
+    /// What became of the connections meanwhile.
+    #[serde(flatten)]
+    pub traffic: Traffic,
     /// What is wrong; nothing: all held.
     pub problems: Vec<String>,
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Row { step, seen, opened: [_, opened], failed: [alone, with], fell_back, problems } = self;
+        let Row { step, seen, traffic, problems } = self;
         let verdict = if problems.is_empty() { "ok" } else { "FAILED" };
         write!(f, "{verdict:<6} {step:<20} {seen}")?;
-        if *opened > 0 {
-            write!(
-                f,
-                "\n       {:20} failed alone {alone}, with Plimsoll {with} of {opened}; {fell_back} fell back",
-                ""
-            )?;
+        if traffic.opened[1] > 0 {
+            write!(f, "\n       {:20} {traffic}", "")?;
         }
-        for problem in problems {
-            write!(f, "\n       {problem}")?;
-        }
-        Ok(())
+        report::tell(problems, f)
     }
 }
 
@@ -108,32 +100,23 @@ pub fn kubelet(
         let before = rig.traffic()?;
         let told = (step.happen)(&mut rig);
         let told = told.with_context(|| format!("{}\n{}", step.name, rig.describe()))?;
-        let after = rig.traffic()?;
-        let difference = |of: [u64; 2], since: [u64; 2]| [0, 1].map(|service| of[service] - since[service]);
-        let mut row = Row {
-            step: step.name,
-            seen: told.line,
-            opened: difference(after.opened, before.opened),
-            failed: difference(after.failed, before.failed),
-            fell_back: after.left - before.left,
-            problems: told.problems,
-        };
-        row.problems.extend(wrong(step.left, &row).into_iter().map(str::to_owned));
-        done(row);
+        let traffic = rig.traffic()?.since(before);
+        let problems = told.problems.into_iter().chain(wrong(step.left, &traffic)).collect();
+        done(Row { step: step.name, seen: told.line, traffic, problems });
     }
     Ok(())
 }
 
 /// What is wrong with the connections of a step.
-fn wrong(left: Left, row: &Row) -> Vec<&'static str> {
-    let problem = |is_wrong: bool, what: &'static str| is_wrong.then_some(what);
-    let problems = [
-        problem(row.failed[1] > row.failed[0], "connections failed that did not with kube-proxy alone"),
-        problem(left != Left::NoLoad && row.opened.contains(&0), "no connection was opened"),
-        problem(left == Left::None && row.fell_back > 0, "connections were left to kube-proxy"),
-        problem(left == Left::Some && row.fell_back == 0, "none was left to kube-proxy, with no agent there"),
-    ];
-    problems.into_iter().flatten().collect()
+fn wrong(left: Left, traffic: &Traffic) -> Vec<String> {
+    let mut problems = traffic.problems(left != Left::NoLoad);
+    if left == Left::None && traffic.fell_back > 0 {
+        problems.push("connections were left to kube-proxy".into());
+    }
+    if left == Left::Some && traffic.fell_back == 0 {
+        problems.push("none was left to kube-proxy, with no agent there".into());
+    }
+    problems
 }
 
 #[cfg(test)]

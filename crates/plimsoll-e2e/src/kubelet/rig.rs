@@ -20,6 +20,7 @@ use plimsoll_lab::random::Random;
 use serde_json::Value;
 
 use crate::agent::get;
+use crate::traffic::Traffic;
 use crate::witness;
 
 pub(super) const NODE: &str = "n1";
@@ -108,15 +109,6 @@ pub(super) struct Rig {
     pub(super) program: PathBuf,
 }
 
-/// What became of the load so far.
-pub(super) struct Traffic {
-    /// Of both Services.
-    pub(super) opened: [u64; 2],
-    pub(super) failed: [u64; 2],
-    /// Connections of our Service that were left to kube-proxy.
-    pub(super) left: u64,
-}
-
 /// An endpoint as its slice has it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Endpoint {
@@ -201,11 +193,8 @@ impl Rig {
 
     /// What became of the load so far; nothing before it began.
     pub(super) fn traffic(&self) -> Result<Traffic> {
-        let of = |what: fn(&Client) -> u64| {
-            [0, 1].map(|service| self.load.iter().map(|both| what(&both[service])).sum::<u64>())
-        };
-        let left = if self.load.is_empty() { 0 } else { self.left(1)? };
-        Ok(Traffic { opened: of(Client::opened), failed: of(Client::failed), left })
+        let fell_back = if self.load.is_empty() { 0 } else { self.left(1)? };
+        Ok(Traffic { fell_back, ..Traffic::of(&self.load) })
     }
 
     /// Connections of a Service that were left to kube-proxy.

@@ -3,14 +3,15 @@
 use super::*;
 
 fn row(opened: [u64; 2], failed: [u64; 2], fell_back: u64) -> Row {
-    Row { step: "a step", seen: "seen".into(), opened, failed, fell_back, problems: Vec::new() }
+    let traffic = Traffic { opened, failed, fell_back };
+    Row { step: "a step", seen: "seen".into(), traffic, problems: Vec::new() }
 }
 
 #[test]
 fn a_step_without_traffic_or_with_the_wrong_one_fails() {
-    assert!(wrong(Left::NoLoad, &row([0, 0], [0, 0], 0)).is_empty());
-    assert!(wrong(Left::None, &row([9, 9], [1, 1], 0)).is_empty());
-    assert!(wrong(Left::Some, &row([9, 9], [0, 0], 3)).is_empty());
+    assert!(wrong(Left::NoLoad, &row([0, 0], [0, 0], 0).traffic).is_empty());
+    assert!(wrong(Left::None, &row([9, 9], [1, 1], 0).traffic).is_empty());
+    assert!(wrong(Left::Some, &row([9, 9], [0, 0], 3).traffic).is_empty());
     for (left, row) in [
         (Left::None, row([9, 0], [0, 0], 0)),
         (Left::None, row([9, 9], [0, 1], 0)),
@@ -18,7 +19,7 @@ fn a_step_without_traffic_or_with_the_wrong_one_fails() {
         (Left::Some, row([9, 9], [0, 0], 0)),
         (Left::Some, row([9, 9], [2, 3], 4)),
     ] {
-        assert_eq!(wrong(left, &row).len(), 1, "{row}");
+        assert_eq!(wrong(left, &row.traffic).len(), 1, "{row}");
     }
 }
 

@@ -84,8 +84,7 @@ impl Agent {
 
     /// What it says of itself.
     pub(crate) fn status(&self) -> Result<Status> {
-        let body = self.namespace.run(|| ask("/v1/status"))?;
-        serde_json::from_str(&body).with_context(|| format!("no status: {body}"))
+        status_on(&self.namespace)
     }
 
     /// Waits until it says that it is ready.
@@ -146,6 +145,12 @@ impl Agent {
         let lines: Vec<&str> = log.lines().filter(|line| !line.contains("config=")).collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
+}
+
+/// What the agent of a node says of itself.
+pub(crate) fn status_on(node: &Namespace) -> Result<Status> {
+    let body = node.run(|| ask("/v1/status"))?;
+    serde_json::from_str(&body).with_context(|| format!("no status: {body}"))
 }
 
 /// The body of a page, asked for from the namespace of the calling thread.

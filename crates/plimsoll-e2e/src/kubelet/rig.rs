@@ -19,7 +19,7 @@ use plimsoll_lab::namespace::Namespace;
 use plimsoll_lab::random::Random;
 use serde_json::Value;
 
-use crate::agent::get;
+use crate::agent::status_on;
 use crate::traffic::Traffic;
 use crate::witness;
 
@@ -265,12 +265,7 @@ impl Rig {
 
     /// What the agent says of itself, on its node.
     pub(super) fn status(&self) -> Result<Status> {
-        let (status, body) =
-            self.node().run(|| get(SocketAddr::from(([127, 0, 0, 1], 9653)), "/v1/status"))?;
-        if status != 200 {
-            bail!("the agent answered {status}: {body}");
-        }
-        serde_json::from_str(&body).with_context(|| format!("no status: {body}"))
+        status_on(self.node())
     }
 
     /// How things stand, for whoever has to find out why something did not come about.

@@ -146,10 +146,6 @@ impl<'a> Rule<'a> {
         self.compare(0, R, value)
     }
 
-    pub(super) fn differs(&mut self, value: &[u8]) -> &mut Self {
-        self.compare(1, R, value)
-    }
-
     pub(super) fn payload(&mut self, base: u32, offset: u32, length: u32, into: Register) -> &mut Self {
         self.expression("payload", |m| {
             m.be32(1, into);

@@ -174,6 +174,10 @@ fn make_dispatch(batch: &mut Batch, config: &Config) {
             batch.set(&Set { flags: TIMEOUT, timeout: lease, notes: &notes, ..map });
         }
     }
+    let single = notes::key_order(Order::Network);
+    for family in FAMILIES {
+        batch.set(&Set { notes: &single, ..Set::new(node_addresses(family), Kind::address(family)) });
+    }
     batch.chain("dispatch");
     for family in FAMILIES {
         batch.rule("dispatch", |r| {
@@ -181,15 +185,12 @@ fn make_dispatch(batch: &mut Batch, config: &Config) {
             r.family(family).key(family).verdict_map(map);
         });
     }
-    // Loopback is never a node port: packets from there could not come back.
+    // Only addresses for which the way back is known too: another that the node has by now, or that is routed to it, is
+    // the proxy's below. And never loopback, which is none of them: packets from there could not come back.
     for family in FAMILIES {
         let map = lease_map(Place::AnyLocal(family));
         batch.rule("dispatch", |r| {
-            r.family(family);
-            match family {
-                Family::V4 => r.payload(1, 16, 1, R).differs(&[127]),
-                Family::V6 => r.destination_into(family, R).differs(&std::net::Ipv6Addr::LOCALHOST.octets()),
-            };
+            r.family(family).destination_into(family, R).member(node_addresses(family));
             r.destination_is_here().port_key().verdict_map(map);
         });
     }
@@ -203,10 +204,8 @@ fn make_dispatch(batch: &mut Batch, config: &Config) {
 
 fn make_masquerade(batch: &mut Batch, scope: &Scope<'_>) {
     let (pairs, verdicts) = (notes::concatenation(), notes::verdicts());
-    let single = notes::key_order(Order::Network);
     for family in FAMILIES {
         batch.set(&Set { notes: &pairs, ..Set::new(hairpin(family), Kind::hairpin(family)) });
-        batch.set(&Set { notes: &single, ..Set::new(node_addresses(family), Kind::address(family)) });
         let keys = of_family(family, "masquerade_keys4", "masquerade_keys6");
         let keys = Set::map(keys, Kind::endpoint(family), Kind::VERDICT);
         batch.set(&Set { notes: &verdicts, ..keys });

@@ -1,5 +1,6 @@
 //! Which endpoint a connection comes to and which source address it sees, by where the client is.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use plimsoll_core::plan::{Change, Plan};
@@ -167,6 +168,15 @@ fn every_client_comes_to_the_right_endpoint_with_the_right_source() {
         }
         let loopback = SocketAddr::new(scene.ip("127.0.0.1", "::1"), NODE_PORT);
         assert_eq!(scene.connect(scene.node(), loopback), None, "loopback is no node port, {family}");
+        // Replies to what is sent to another node come back only if they are masqueraded: what is not known to be this
+        // node's own is left to the proxy below, of which there is none here.
+        let routed = SocketAddr::new(scene.ip("203.0.113.9", "2001:db8:9::9"), NODE_PORT);
+        namespace.ip(&format!("route add local {} dev lo", routed.ip())).unwrap();
+        let refused = |to| {
+            let answer = scene.outside.namespace.tcp_connect(to);
+            answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        };
+        assert!(refused(routed), "only routed to the node itself, {family}");
         // An address that the node gets later is a node port's too, once the agent has renewed.
         let later = SocketAddr::new(scene.ip("192.168.50.201", "fd00::201"), NODE_PORT);
         let add = match family {
@@ -174,6 +184,7 @@ fn every_client_comes_to_the_right_endpoint_with_the_right_source() {
             Family::V6 => "addr add fd00::201/64 dev eth0 nodad",
         };
         namespace.ip(add).unwrap();
+        assert!(refused(later), "not known yet, {family}");
         nftables.apply(&Plan { renew: true, ..Plan::default() }).unwrap();
         assert_eq!(scene.connect(&scene.outside, later), Some((1, Source::Node)), "new address, {family}");
     }

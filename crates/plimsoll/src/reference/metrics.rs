@@ -17,7 +17,7 @@ pub(super) fn page(scrape: &str) -> String {
     let mut text = "# Metrics\n\n\
         `GET /metrics` at the agent's address (`api.listen`, 127.0.0.1:9653 by default) answers in OpenMetrics text. \
         Counters count since the start of the agent; ages are as of the scrape. A `service` is `name:port/family`, one \
-        of those in the Services file; a `kind` is one of a few words. Each port and family of a Service has five series.\n\n\
+        of those that the discovery finds; a `kind` is one of a few words. Each port and family of a Service has five series.\n\n\
         | metric | kind | labels | meaning |\n|---|---|---|---|\n"
         .to_owned();
     for metric in metrics(scrape) {

@@ -93,7 +93,7 @@ fn text(command: &mut Command) -> Result<String> {
         let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("go: downloading ")).collect();
         let last = lines[lines.len().saturating_sub(30)..].join("\n");
         bail!(
-            "go \"{shown} failed ({}):\n{last}\nIs the module proxy reachable (GOPROXY), and is there room on the disk?",
+            "`{shown}` failed ({}):\n{last}\nIs the module proxy reachable (GOPROXY), and is there room on the disk?",
             told.status
         );
     }

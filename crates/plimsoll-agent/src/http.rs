@@ -72,7 +72,11 @@ pub const PAGES: [Page; 7] = [
         path: "/readyz",
         query: "",
         answer: "`ok`, as text: this node counts, and the kernel has its plan",
-        others: &[(503, "what it waits for, as text: a start that is under way, or a dataplane that hangs")],
+        others: &[(
+            503,
+            "what it waits for, as text: a start that is under way, or a dataplane that hangs; and what is wrong \
+             meanwhile",
+        )],
         route: || get(readyz),
     },
     Page {
@@ -143,7 +147,9 @@ async fn readyz(State(shared): State<Shared>) -> Response {
     if awaited.is_empty() {
         return "ok\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", awaited.join(", "))).into_response()
+    let first = format!("waiting for {}\n", awaited.join(", "));
+    let waits = troubles(&shared).iter().fold(first, |told, what| told + "trouble: " + what + "\n");
+    (StatusCode::SERVICE_UNAVAILABLE, waits).into_response()
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
@@ -228,10 +234,16 @@ async fn ask<T>(
             StatusCode::SERVICE_UNAVAILABLE,
             match shared.readiness.awaited().as_slice() {
                 [] => "the agent is stopping or stuck; see its log".into(),
-                awaited => format!("the agent is starting and waits for {}; ask again", awaited.join(", ")),
+                awaited => starting(awaited, &troubles(shared)),
             },
         )),
     }
+}
+
+/// Nothing but this tells what a start waits for, as long as there is no owner to ask.
+fn starting(awaited: &[&str], troubles: &[String]) -> String {
+    let why = if troubles.is_empty() { String::new() } else { format!(" ({})", troubles.join("; and ")) };
+    format!("the agent is starting and waits for {}{why}; ask again", awaited.join(", "))
 }
 
 fn problem(status: StatusCode, error: String) -> Response {
@@ -384,6 +396,32 @@ mod tests {
             };
             tokio::time::timeout(Duration::from_secs(20), probed).await.expect("the probes follow");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_keeps_an_agent_from_starting_is_told() {
+        let (questions, _asked) = mpsc::channel(QUESTIONS);
+        let last_error = Some("Services: give its ClusterRole the verb `list`".into());
+        let health = plimsoll_discovery::Health { last_error, ..plimsoll_discovery::Health::default() };
+        let readiness = Readiness::default();
+        let _first_look = readiness.await_for("discovery");
+        let shared = Shared {
+            questions,
+            readiness,
+            pulse: Pulse::with_patience(Duration::from_secs(2)),
+            metrics: Metrics::default(),
+            discovery: watch::channel(health).1,
+            store: watch::channel(plimsoll_store::Health::default()).1,
+            config: Arc::default(),
+        };
+        for answer in [status(State(shared.clone())).await, readyz(State(shared.clone())).await] {
+            let (code, told) = text(answer).await;
+            assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+            assert!(told.contains("waits for discovery") || told.contains("waiting for discovery"), "{told}");
+            assert!(told.contains("give its ClusterRole the verb `list`"), "{told}");
+        }
+        let (code, told) = text(livez(State(shared)).await).await;
+        assert_eq!((code, told.as_str()), (StatusCode::OK, "starting\n"));
     }
 
     #[tokio::test]

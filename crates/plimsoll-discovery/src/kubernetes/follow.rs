@@ -7,7 +7,7 @@ use std::time::Duration;
 use kube::Client;
 use plimsoll_core::service::{NodeName, ServiceChange};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::cluster::Cluster;
@@ -51,16 +51,19 @@ pub(super) struct Follower {
     facts: Option<Facts>,
     node: Option<object::Node>,
     agents: Known<object::Agents>,
-    /// The slices that are watched Service by Service.
-    alone: BTreeMap<Arc<str>, JoinHandle<()>>,
+    /// All watches, and who asks and writes besides.
+    running: JoinSet<()>,
+    /// Of those, the watches of the slices of one Service each.
+    alone: BTreeMap<Arc<str>, AbortHandle>,
     troubles: BTreeMap<Source, String>,
     /// What the first look still waits for; a failure of these is waited for too, but not longer.
     awaited: Vec<Source>,
     sender: mpsc::Sender<News>,
 }
 
-/// Nobody listens any more.
-pub(super) struct Unheard;
+/// Nobody listens any more, or a watch is lost.
+#[derive(Debug)]
+pub(super) struct End;
 
 /// Follows a cluster until nobody listens.
 pub(super) async fn follow(client: Client, config: &Config, name: NodeName, outlets: Outlets) {
@@ -86,6 +89,7 @@ pub(super) async fn follow(client: Client, config: &Config, name: NodeName, outl
         facts: None,
         node: None,
         agents: Known::default(),
+        running,
         alone: BTreeMap::new(),
         troubles: BTreeMap::new(),
         awaited,
@@ -99,8 +103,8 @@ pub(super) async fn follow(client: Client, config: &Config, name: NodeName, outl
 }
 
 impl Follower {
-    async fn run(mut self, mut news: mpsc::Receiver<News>) -> Result<(), Unheard> {
-        self.until_listed(&mut news).await;
+    async fn run(mut self, mut news: mpsc::Receiver<News>) -> Result<(), End> {
+        self.until_listed(&mut news).await?;
         let proxy = self.proxy();
         self.cluster.proxy(proxy.clone());
         self.outlets.proxy.send_replace(proxy.clone());
@@ -123,14 +127,31 @@ impl Follower {
     }
 
     /// Learns until a first look makes sense.
-    async fn until_listed(&mut self, news: &mut mpsc::Receiver<News>) {
+    async fn until_listed(&mut self, news: &mut mpsc::Receiver<News>) -> Result<(), End> {
         let patience = Instant::now() + AWAIT_PROXY;
         while !(self.cluster.is_listed() && self.awaited.is_empty()) {
             tokio::select! {
-                Some(news) = news.recv() => self.learn(news),
+                news = self.news(news) => self.learn(news?),
                 () = tokio::time::sleep_until(patience), if self.awaited.contains(&Source::Proxy) => {
                     self.answered(&Source::Proxy);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// The next news. A watch ends by itself only if it panics, and what it watched would be taken for as it was then,
+    /// for ever.
+    async fn news(&mut self, news: &mut mpsc::Receiver<News>) -> Result<News, End> {
+        loop {
+            tokio::select! {
+                Some(news) = news.recv() => return Ok(news),
+                Some(ended) = self.running.join_next() => {
+                    if ended.is_err_and(|error| error.is_panic()) {
+                        return Err(End);
+                    }
+                }
+                else => return Err(End),
             }
         }
     }
@@ -139,7 +160,7 @@ impl Follower {
         &mut self,
         news: &mut mpsc::Receiver<News>,
         at_start: Option<&Proxy>,
-    ) -> Result<(), Unheard> {
+    ) -> Result<(), End> {
         let mut look_at: Option<Instant> = None;
         loop {
             let look = async {
@@ -149,7 +170,8 @@ impl Follower {
                 }
             };
             tokio::select! {
-                Some(news) = news.recv() => {
+                news = self.news(news) => {
+                    let news = news?;
                     let is_below = matches!(news, News::Proxy(_) | News::Node(_));
                     self.learn(news);
                     if is_below {
@@ -168,7 +190,7 @@ impl Follower {
     }
 
     /// Tells what changed of the Services that something touched.
-    async fn look(&mut self) -> Result<(), Unheard> {
+    async fn look(&mut self) -> Result<(), End> {
         while let Some(news) = self.cluster.next() {
             if let Some(remarks) = news.remarks {
                 log(&news.service, &remarks, false);
@@ -190,7 +212,7 @@ impl Follower {
 
     /// What the dataplane was made with does not change while it runs: where the proxy below treats clients in
     /// another way than at the start, everything has to start anew.
-    async fn look_below(&mut self, at_start: Option<&Proxy>) -> Result<(), Unheard> {
+    async fn look_below(&mut self, at_start: Option<&Proxy>) -> Result<(), End> {
         let proxy = self.proxy();
         let clients = |proxy: &Proxy| (proxy.local.clone(), proxy.masquerade_all);
         let unknown = (LocalSources::Ranges(Vec::new()), false);
@@ -198,7 +220,7 @@ impl Follower {
             && at_start.map_or(unknown, clients) != now
         {
             let _ = self.outlets.changes.send(Err(Error::ProxyChanged)).await;
-            return Err(Unheard);
+            return Err(End);
         }
         self.outlets.proxy.send_if_modified(|known| {
             let is_news = *known != proxy;
@@ -216,8 +238,8 @@ impl Follower {
         }
     }
 
-    async fn tell(&self, change: ServiceChange) -> Result<(), Unheard> {
-        self.outlets.changes.send(Ok(change)).await.map_err(|_| Unheard)
+    async fn tell(&self, change: ServiceChange) -> Result<(), End> {
+        self.outlets.changes.send(Ok(change)).await.map_err(|_| End)
     }
 
     fn learn(&mut self, news: News) {
@@ -337,9 +359,9 @@ impl Follower {
             stays
         });
         for service in self.cluster.alone() {
-            self.alone
-                .entry(service.clone())
-                .or_insert_with(|| tokio::spawn(watches::slices_of(&self.client, service, &self.sender)));
+            self.alone.entry(service.clone()).or_insert_with(|| {
+                self.running.spawn(watches::slices_of(&self.client, service, &self.sender))
+            });
         }
         let gone =
             |source: &Source| matches!(source, Source::SlicesOf(name) if !self.alone.contains_key(name));
@@ -392,5 +414,47 @@ fn log(service: &str, remarks: &[Remark], many: bool) {
             Remark::Left(_) => tracing::info!(service, "{remark}"),
             Remark::Problem(_) => tracing::warn!(service, "{remark}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watch_that_panics_is_the_end() {
+        let client = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let (changes, _received) = mpsc::channel(1);
+        let (sender, news) = mpsc::channel(1);
+        let mut follower = Follower {
+            client: Client::try_from(client).unwrap(),
+            name: NodeName::new("n1"),
+            outlets: Outlets {
+                changes,
+                nodes: watch::channel(Arc::from([])).0,
+                health: watch::channel(Health::default()).0,
+                remarks: watch::channel(Remarks::default()).0,
+                proxy: watch::channel(None).0,
+                events: None,
+            },
+            cluster: Cluster::default(),
+            assumed: None,
+            facts: None,
+            node: None,
+            agents: Known::default(),
+            running: JoinSet::new(),
+            alone: BTreeMap::new(),
+            troubles: BTreeMap::new(),
+            awaited: Vec::new(),
+            sender,
+        };
+        // One that is not needed any more is none.
+        follower.running.spawn(std::future::pending()).abort();
+        follower.running.spawn(async {
+            tokio::task::yield_now().await;
+            panic!("on purpose");
+        });
+        let ended = tokio::time::timeout(Duration::from_secs(20), follower.run(news)).await;
+        assert!(matches!(ended, Ok(Err(End))), "{ended:?}");
     }
 }

@@ -104,7 +104,9 @@ fn examine(options: &Options) -> Vec<Finding> {
         let agent = reach::agent(config.api.listen);
         findings.extend(reach::ports(config, agent.as_ref()));
         findings.extend(peers::check(config));
-        findings.extend(agent.and_then(|agent| peers::heard(&agent, &configured.nodes)));
+        findings.extend(agent.as_ref().and_then(reach::silent));
+        let status = agent.and_then(|agent| agent.status.ok());
+        findings.extend(status.and_then(|status| peers::heard(&status, &configured.nodes)));
     }
     findings.extend(configured.findings);
     findings

@@ -101,8 +101,15 @@ enum Port {
     Unknown,
 }
 
+/// An agent that answers here.
+pub(super) struct Running {
+    node: String,
+    /// What it says of itself, or why it says nothing: it may be starting.
+    pub(super) status: Result<Status, String>,
+}
+
 /// Tries the ports that the agent of this configuration would listen on.
-pub(super) fn ports(config: &Config, agent: Option<&Status>) -> Vec<Finding> {
+pub(super) fn ports(config: &Config, agent: Option<&Running>) -> Vec<Finding> {
     let listen = config.api.listen;
     let agent = agent.map(|agent| agent.node.as_str());
     let api = tried(&TcpListener::bind(listen).map(|_| ()));
@@ -114,8 +121,8 @@ pub(super) fn ports(config: &Config, agent: Option<&Status>) -> Vec<Finding> {
     findings
 }
 
-/// What the agent that answers here says of itself, if one does.
-pub(super) fn agent(listen: SocketAddr) -> Option<Status> {
+/// The agent that answers here, if one does.
+pub(super) fn agent(listen: SocketAddr) -> Option<Running> {
     let mut address = listen;
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() {
@@ -124,7 +131,18 @@ pub(super) fn agent(listen: SocketAddr) -> Option<Status> {
             Ipv6Addr::LOCALHOST.into()
         });
     }
-    Agent::at(address).get("/v1/status").ok()
+    let agent = Agent::at(address);
+    // Of all pages with its name the one that an agent has before it is ready.
+    let config: serde_json::Value = agent.get("/v1/config").ok()?;
+    let node = config["node"].as_str()?.to_owned();
+    Some(Running { node, status: agent.get("/v1/status").map_err(|error| error.to_string()) })
+}
+
+/// An agent that has no status to tell is not ready yet, or not any more.
+pub(super) fn silent(agent: &Running) -> Option<Finding> {
+    let why = agent.status.as_ref().err()?;
+    let what = format!("the running agent of node {} does not tell its status: {why}", agent.node);
+    Some(Finding::warning("agent", what, "see its log; once that is cured, it goes on by itself"))
 }
 
 fn tried(result: &std::io::Result<()>) -> Port {
@@ -181,6 +199,19 @@ mod tests {
         assert_eq!(verdict(Port::Taken, None), Verdict::Problem);
         assert_eq!(verdict(Port::Elsewhere, None), Verdict::Problem);
         assert_eq!(verdict(Port::Unknown, None), Verdict::Note);
+    }
+
+    #[test]
+    fn an_agent_that_starts_is_told_of() {
+        let running = |status| Running { node: "n1".into(), status };
+        assert!(silent(&running(Ok(Status::default()))).is_none());
+        let finding = silent(&running(Err("it waits for discovery".into()))).unwrap();
+        assert_eq!(finding.verdict, Verdict::Warning);
+        assert!(
+            finding.what.contains("n1") && finding.what.contains("waits for discovery"),
+            "{}",
+            finding.what
+        );
     }
 
     #[test]

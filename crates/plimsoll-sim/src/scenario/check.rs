@@ -14,6 +14,9 @@ const MOST_NODES: usize = 1000;
 /// The most new connections per second, all nodes together.
 const HIGHEST_RATE: f64 = 1e6;
 
+/// The most long connections that are open in the long run; the run begins with them.
+const MOST_OPEN: f64 = 1e7;
+
 /// The most repetitions of an event or a window.
 const MOST_TIMES: u32 = 10_000;
 
@@ -36,6 +39,7 @@ impl Scenario {
         if let Some(work) = &self.work {
             check_work(work)?;
         }
+        self.check_arrivals()?;
         self.check_rest()?;
         for (number, window) in self.windows.iter().enumerate() {
             let place = format!("windows[{number}]");
@@ -50,7 +54,8 @@ impl Scenario {
         }
         let mut endpoints = self.endpoint_count();
         for event in &self.events {
-            endpoints += event.add.as_ref().map_or(0, |add| add.count * event.times as usize);
+            let added = event.add.as_ref().map_or(0, |add| add.count.saturating_mul(event.times as usize));
+            endpoints = endpoints.saturating_add(added);
         }
         if endpoints > MAX_ENDPOINTS {
             return Err(format!("{endpoints} endpoints in all, more than can be balanced ({MAX_ENDPOINTS})"));
@@ -173,6 +178,25 @@ impl Scenario {
         within("clients.long_sigma", clients.long_sigma, 0.0, 3.0)
     }
 
+    /// Whether as many connections as the clients make can be simulated.
+    fn check_arrivals(&self) -> Checked {
+        let (rate, long_part) = self.arrivals();
+        if rate > HIGHEST_RATE {
+            return Err(format!(
+                "clients.load makes {rate:.0} connections per second, more than can be simulated ({HIGHEST_RATE}); lower \
+                 it, or let a request cost more"
+            ));
+        }
+        let open = rate * long_part * self.clients.long_life.0.as_secs_f64();
+        if open > MOST_OPEN {
+            return Err(format!(
+                "clients have {open:.0} long connections open from the beginning, more than can be simulated \
+                 ({MOST_OPEN}); lower clients.long_life, the part that is long, or how many connect"
+            ));
+        }
+        Ok(())
+    }
+
     fn check_rest(&self) -> Checked {
         if let Some(signals) = &self.signals {
             if self.work.is_none() {
@@ -236,6 +260,7 @@ impl Scenario {
             }
         };
         if let Some(add) = &event.add {
+            whole(&format!("{place}.add.count"), add.count, 1, MAX_ENDPOINTS)?;
             within(&format!("{place}.add.capacity"), add.capacity, 1e-3, 1e6)?;
             within(&format!("{place}.add.cold_speed"), add.cold_speed, 1e-3, 10.0)?;
         }

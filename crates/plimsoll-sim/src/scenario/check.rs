@@ -63,7 +63,8 @@ impl Scenario {
         for (number, event) in self.events.iter().enumerate() {
             self.check_event(&format!("events[{number}]"), event)?;
         }
-        self.check_removals()
+        self.check_removals()?;
+        self.check_overlaps()
     }
 
     /// How many endpoints there are just before a time, those that were removed included.
@@ -84,6 +85,44 @@ impl Scenario {
                 if !removed.insert(endpoint) {
                     return Err(format!("events[{number}].remove: endpoint {endpoint} is removed already"));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing fails, is misread or is cut off while it does already: the end of the one would be that of both.
+    fn check_overlaps(&self) -> Checked {
+        let mut spells = Vec::new();
+        for (number, event) in self.events.iter().enumerate() {
+            for (at, turn) in event.occurrences() {
+                let mut add = |what: &'static str, which: usize, lasting: Span| {
+                    spells.push((what, which, at, at + lasting.0, number));
+                };
+                if let Some(fail) = &event.fail {
+                    for endpoint in &fail.endpoints {
+                        add("fail", endpoint + turn, fail.lasting);
+                    }
+                }
+                if let Some(misread) = &event.misread {
+                    for endpoint in &misread.endpoints {
+                        add("misread", endpoint + turn, misread.lasting);
+                    }
+                }
+                if let Some(cut_off) = &event.cut_off {
+                    add("cut_off", 0, cut_off.lasting);
+                }
+            }
+        }
+        spells.sort_unstable();
+        for pair in spells.windows(2) {
+            let [(what, which, _, until, first), (next, other, from, _, number)] = pair else { continue };
+            if (what, which) == (next, other) && from < until {
+                let of = if *what == "cut_off" { String::new() } else { format!(" of endpoint {which}") };
+                return Err(format!(
+                    "events[{number}].{what}{of} at {:.1} s overlaps with that of events[{first}]; make one of them, or \
+                     let one begin when the other is over",
+                    from.seconds_since(Timestamp::ZERO)
+                ));
             }
         }
         Ok(())
@@ -233,6 +272,12 @@ impl Scenario {
     fn check_event(&self, place: &str, event: &Event) -> Checked {
         check_repetition(place, event.every, event.times)?;
         self.check_end(place, event.occurrences().map(|(at, _)| at))?;
+        if event.occurrences().any(|(at, _)| at == self.end()) {
+            return Err(format!(
+                "{place} is at the very end, {}, and would not happen any more; move it or raise `until`",
+                self.until
+            ));
+        }
         let kinds = [
             event.add.is_some(),
             event.remove.is_some(),

@@ -393,6 +393,50 @@ fn events_that_cannot_happen_then_are_told() {
 }
 
 #[test]
+fn events_that_would_end_each_other_are_told() {
+    let fail = |at: &str, endpoint: usize| {
+        format!(
+            "[[events]]\nat = \"{at}\"\nfail = {{ endpoints = [{endpoint}], how = \"close\", for = \"10s\" }}\n"
+        )
+    };
+    let cut_off = |at: &str, node: usize| {
+        format!("[[events]]\nat = \"{at}\"\ncut_off = {{ nodes = [{node}], for = \"10s\" }}\n")
+    };
+    check(
+        "",
+        "",
+        &(fail("20s", 0) + &fail("25s", 1) + &fail("30s", 0)),
+        &expect![[r"
+            fine
+        "]],
+    );
+    check(
+        "",
+        "",
+        &(fail("25s", 0) + &fail("20s", 0)),
+        &expect![[r"
+            scenario mine: events[0].fail of endpoint 0 at 25.0 s overlaps with that of events[1]; make one of them, or let one begin when the other is over
+        "]],
+    );
+    check(
+        "",
+        "",
+        &(cut_off("20s", 0) + &cut_off("25s", 1)),
+        &expect![[r"
+            scenario mine: events[1].cut_off at 25.0 s overlaps with that of events[0]; make one of them, or let one begin when the other is over
+        "]],
+    );
+    check(
+        "",
+        "",
+        &cut_off("100s", 0),
+        &expect![[r"
+            scenario mine: events[0] is at the very end, 1m40s, and would not happen any more; move it or raise `until`
+        "]],
+    );
+}
+
+#[test]
 fn the_example_of_the_documentation_works() {
     let page = include_str!("../../../../docs/simulator.md");
     let (_, rest) = page.split_once("```toml\n").unwrap();

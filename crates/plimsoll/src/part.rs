@@ -26,6 +26,9 @@ impl Part {
 
     /// Begins a file that takes the place of the one that may be there.
     pub(crate) fn begin_over(path: &Path) -> anyhow::Result<Part> {
+        if path.is_dir() {
+            bail!("{} is a directory; name a file in it", path.display());
+        }
         let mut beside = path.as_os_str().to_owned();
         beside.push(".part");
         let beside = PathBuf::from(beside);
@@ -97,5 +100,7 @@ mod tests {
         assert_eq!((std::fs::read(&path).unwrap(), files()), (b"other".to_vec(), 1));
         let nowhere = Part::begin(&directory.path().join("no/a.plr")).err().unwrap();
         assert!(format!("{nowhere:#}").contains("does its directory exist"));
+        let not_a_file = Part::begin_over(directory.path()).err().unwrap();
+        assert!(format!("{not_a_file:#}").contains("is a directory"));
     }
 }

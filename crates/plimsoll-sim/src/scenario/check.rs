@@ -14,6 +14,9 @@ const MOST_NODES: usize = 1000;
 /// The most new connections per second, all nodes together.
 const HIGHEST_RATE: f64 = 1e6;
 
+/// The most long connections that are open in the long run; the run begins with them.
+const MOST_OPEN: f64 = 1e7;
+
 /// The most repetitions of an event or a window.
 const MOST_TIMES: u32 = 10_000;
 
@@ -36,6 +39,7 @@ impl Scenario {
         if let Some(work) = &self.work {
             check_work(work)?;
         }
+        self.check_arrivals()?;
         self.check_rest()?;
         for (number, window) in self.windows.iter().enumerate() {
             let place = format!("windows[{number}]");
@@ -50,7 +54,8 @@ impl Scenario {
         }
         let mut endpoints = self.endpoint_count();
         for event in &self.events {
-            endpoints += event.add.as_ref().map_or(0, |add| add.count * event.times as usize);
+            let added = event.add.as_ref().map_or(0, |add| add.count.saturating_mul(event.times as usize));
+            endpoints = endpoints.saturating_add(added);
         }
         if endpoints > MAX_ENDPOINTS {
             return Err(format!("{endpoints} endpoints in all, more than can be balanced ({MAX_ENDPOINTS})"));
@@ -58,7 +63,8 @@ impl Scenario {
         for (number, event) in self.events.iter().enumerate() {
             self.check_event(&format!("events[{number}]"), event)?;
         }
-        self.check_removals()
+        self.check_removals()?;
+        self.check_overlaps()
     }
 
     /// How many endpoints there are just before a time, those that were removed included.
@@ -79,6 +85,44 @@ impl Scenario {
                 if !removed.insert(endpoint) {
                     return Err(format!("events[{number}].remove: endpoint {endpoint} is removed already"));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing fails, is misread or is cut off while it does already: the end of the one would be that of both.
+    fn check_overlaps(&self) -> Checked {
+        let mut spells = Vec::new();
+        for (number, event) in self.events.iter().enumerate() {
+            for (at, turn) in event.occurrences() {
+                let mut add = |what: &'static str, which: usize, lasting: Span| {
+                    spells.push((what, which, at, at + lasting.0, number));
+                };
+                if let Some(fail) = &event.fail {
+                    for endpoint in &fail.endpoints {
+                        add("fail", endpoint + turn, fail.lasting);
+                    }
+                }
+                if let Some(misread) = &event.misread {
+                    for endpoint in &misread.endpoints {
+                        add("misread", endpoint + turn, misread.lasting);
+                    }
+                }
+                if let Some(cut_off) = &event.cut_off {
+                    add("cut_off", 0, cut_off.lasting);
+                }
+            }
+        }
+        spells.sort_unstable();
+        for pair in spells.windows(2) {
+            let [(what, which, _, until, first), (next, other, from, _, number)] = pair else { continue };
+            if (what, which) == (next, other) && from < until {
+                let of = if *what == "cut_off" { String::new() } else { format!(" of endpoint {which}") };
+                return Err(format!(
+                    "events[{number}].{what}{of} at {:.1} s overlaps with that of events[{first}]; make one of them, or \
+                     let one begin when the other is over",
+                    from.seconds_since(Timestamp::ZERO)
+                ));
             }
         }
         Ok(())
@@ -173,6 +217,25 @@ impl Scenario {
         within("clients.long_sigma", clients.long_sigma, 0.0, 3.0)
     }
 
+    /// Whether as many connections as the clients make can be simulated.
+    fn check_arrivals(&self) -> Checked {
+        let (rate, long_part) = self.arrivals();
+        if rate > HIGHEST_RATE {
+            return Err(format!(
+                "clients.load makes {rate:.0} connections per second, more than can be simulated ({HIGHEST_RATE}); lower \
+                 it, or let a request cost more"
+            ));
+        }
+        let open = rate * long_part * self.clients.long_life.0.as_secs_f64();
+        if open > MOST_OPEN {
+            return Err(format!(
+                "clients have {open:.0} long connections open from the beginning, more than can be simulated \
+                 ({MOST_OPEN}); lower clients.long_life, the part that is long, or how many connect"
+            ));
+        }
+        Ok(())
+    }
+
     fn check_rest(&self) -> Checked {
         if let Some(signals) = &self.signals {
             if self.work.is_none() {
@@ -209,6 +272,12 @@ impl Scenario {
     fn check_event(&self, place: &str, event: &Event) -> Checked {
         check_repetition(place, event.every, event.times)?;
         self.check_end(place, event.occurrences().map(|(at, _)| at))?;
+        if event.occurrences().any(|(at, _)| at == self.end()) {
+            return Err(format!(
+                "{place} is at the very end, {}, and would not happen any more; move it or raise `until`",
+                self.until
+            ));
+        }
         let kinds = [
             event.add.is_some(),
             event.remove.is_some(),
@@ -236,6 +305,7 @@ impl Scenario {
             }
         };
         if let Some(add) = &event.add {
+            whole(&format!("{place}.add.count"), add.count, 1, MAX_ENDPOINTS)?;
             within(&format!("{place}.add.capacity"), add.capacity, 1e-3, 1e6)?;
             within(&format!("{place}.add.cold_speed"), add.cold_speed, 1e-3, 10.0)?;
         }

@@ -425,7 +425,7 @@ impl Scenario {
 
     /// How many endpoints there are at the beginning.
     pub fn endpoint_count(&self) -> usize {
-        self.endpoints.iter().map(|group| group.count).sum()
+        self.endpoints.iter().fold(0, |sum, group| sum.saturating_add(group.count))
     }
 
     /// New connections per second, and the part of them that is long.

@@ -305,6 +305,52 @@ fn wrong_events_are_told_with_their_number() {
 }
 
 #[test]
+fn what_is_too_much_to_simulate_is_told() {
+    check(
+        "long_part = 0.1",
+        "long_part = 0.1\nlong_life = \"1000000h\"",
+        "",
+        &expect![[r"
+            scenario mine: clients have 3600000000 long connections open from the beginning, more than can be simulated (10000000); lower clients.long_life, the part that is long, or how many connect
+        "]],
+    );
+    check(
+        "rate = 10\nlong_part = 0.1",
+        "load = 1",
+        "[work]\ndemand = \"1ms\"\n[[endpoints]]\ncount = 1000\ncapacity = 1000\n",
+        &expect![[r"
+            scenario mine: clients.load makes 1000002000 connections per second, more than can be simulated (1000000); lower it, or let a request cost more
+        "]],
+    );
+    // Sums that a program's numbers cannot hold.
+    let many = "[[endpoints]]\ncount = 9223372036854775807\n";
+    check(
+        "",
+        "",
+        &many.repeat(3),
+        &expect![[r"
+            scenario mine: 18446744073709551615 endpoints in all, more than can be balanced (16384)
+        "]],
+    );
+    check(
+        "",
+        "",
+        "[[events]]\nat = \"20s\"\nevery = \"1s\"\ntimes = 4\nadd = { count = 4611686018427387904 }\n",
+        &expect![[r"
+            scenario mine: 18446744073709551615 endpoints in all, more than can be balanced (16384)
+        "]],
+    );
+    check(
+        "",
+        "",
+        "[[events]]\nat = \"20s\"\nadd = { count = 0 }\n",
+        &expect![[r"
+            scenario mine: events[0].add.count = 0 must be from 1 to 16384
+        "]],
+    );
+}
+
+#[test]
 fn events_that_cannot_happen_then_are_told() {
     let add = "[[events]]\nat = \"50s\"\nadd = { count = 1 }\n";
     let slow = |at: &str| {
@@ -343,6 +389,50 @@ fn events_that_cannot_happen_then_are_told() {
         &expect![[r#"
         scenario mine: events[0].fail: how = "error" needs a table [work]: without requests nothing is answered
     "#]],
+    );
+}
+
+#[test]
+fn events_that_would_end_each_other_are_told() {
+    let fail = |at: &str, endpoint: usize| {
+        format!(
+            "[[events]]\nat = \"{at}\"\nfail = {{ endpoints = [{endpoint}], how = \"close\", for = \"10s\" }}\n"
+        )
+    };
+    let cut_off = |at: &str, node: usize| {
+        format!("[[events]]\nat = \"{at}\"\ncut_off = {{ nodes = [{node}], for = \"10s\" }}\n")
+    };
+    check(
+        "",
+        "",
+        &(fail("20s", 0) + &fail("25s", 1) + &fail("30s", 0)),
+        &expect![[r"
+            fine
+        "]],
+    );
+    check(
+        "",
+        "",
+        &(fail("25s", 0) + &fail("20s", 0)),
+        &expect![[r"
+            scenario mine: events[0].fail of endpoint 0 at 25.0 s overlaps with that of events[1]; make one of them, or let one begin when the other is over
+        "]],
+    );
+    check(
+        "",
+        "",
+        &(cut_off("20s", 0) + &cut_off("25s", 1)),
+        &expect![[r"
+            scenario mine: events[1].cut_off at 25.0 s overlaps with that of events[0]; make one of them, or let one begin when the other is over
+        "]],
+    );
+    check(
+        "",
+        "",
+        &cut_off("100s", 0),
+        &expect![[r"
+            scenario mine: events[0] is at the very end, 1m40s, and would not happen any more; move it or raise `until`
+        "]],
     );
 }
 

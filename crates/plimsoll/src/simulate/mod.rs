@@ -19,6 +19,8 @@ use plimsoll_sim::scenario::{self, Scenario};
 use plimsoll_sim::selection::Kind;
 use serde::Serialize;
 
+use crate::part::Part;
+
 /// What is simulated when nothing else is asked for.
 const USUAL_SCENARIOS: [&str; 2] = ["c-mix", "p-mix"];
 /// Who competes when nobody else is asked for.
@@ -95,6 +97,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         name => name.map(Contender::named).transpose()?,
     };
     contenders.extend(other.filter(|other| !contenders.contains(other)));
+    if let Some(path) = &options.html {
+        // What cannot be written is told now, not when all is simulated.
+        drop(Part::begin_over(path)?);
+    }
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let progress = Progress::default();
     let traced = if options.html.is_some() { Traced::First } else { Traced::None };
@@ -102,13 +108,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         batch::run_all(&scenarios, &contenders, options.seeds, threads, traced, &progress)
     });
     let rows = results::rows(&scenarios, &contenders, &runs);
-    if let Some(path) = &options.html {
-        page::write(path, &scenarios, &contenders, &runs, &rows)?;
-    }
     if options.json {
         crate::output::json(&Results { results: &rows })?;
     } else {
         tables(&scenarios, &rows, options.seeds)?;
+    }
+    if let Some(path) = &options.html {
+        page::write(path, &scenarios, &contenders, &runs, &rows)?;
     }
     let Some(other) = other else { return Ok(ExitCode::SUCCESS) };
     // What happened is no competitor.

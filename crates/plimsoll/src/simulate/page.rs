@@ -73,7 +73,7 @@ fn scenario(named: &Named, traced: &[(String, &Run, &Trace)]) -> String {
     let x = Axis::seconds(named.scenario.until.0.as_secs_f64());
     let mut text = String::from(
         "<h3>Load</h3><p>Open connections of each endpoint per capacity, relative to the mean of all: 1 is the \
-         waterline. Bands are the scenario's windows.</p><div class=\"grid\">",
+         waterline. What is above 4 is drawn at 4. Bands are the scenario's windows.</p><div class=\"grid\">",
     );
     let levels = Axis { least: 0.0, most: HIGHEST_LEVEL, scale: Scale::Linear, unit: "" };
     for (name, _, trace) in traced {

@@ -40,7 +40,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     config.check()?;
     let (node, config) = (config.node_name()?, config.effective()?);
     let listener = listen(&config).await?;
-    let mut discovery = plimsoll_discovery::build(&config.discovery, &node)?;
+    let mut discovery =
+        plimsoll_discovery::build(&config.discovery, &node, plimsoll_dataplane::forwarding::dropped)?;
     let mut tasks = Tasks::default();
     let stops = Stops::default();
 

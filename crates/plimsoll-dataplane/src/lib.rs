@@ -4,6 +4,7 @@
 //! knows nothing of load, policies or other nodes: it takes a [`Plan`] and answers with what it counted.
 
 pub mod netlink;
+pub mod forwarding;
 pub mod conntrack;
 pub mod nftables;
 pub mod dry_run;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use plimsoll_core::service::Family;
 
 /// What the proxy below does on this node, as far as it matters to whoever stands in front of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +16,13 @@ pub struct Proxy {
     pub masquerade_all: bool,
     /// Where it serves node ports.
     pub node_ports: NodePorts,
+    /// The families of which connections that it masquerades come through this node only because it has them accepted
+    /// by a mark of its own, which no other may set.
+    pub accepts_marked: Vec<Family>,
 }
+
+/// Asks of which families this node drops what comes through it, unless a rule of iptables accepts it.
+pub type DropsForwarded = fn() -> Vec<Family>;
 
 /// How a proxy below works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ pub mod below;
 pub mod file;
 pub mod kubernetes;
 
-use self::below::Proxy;
+use self::below::{DropsForwarded, Proxy};
 use self::remark::Remarks;
 
 /// A way to find out which Services and endpoints exist.
@@ -86,10 +86,16 @@ pub enum Config {
 }
 
 /// Starts the configured discovery on the node of this name. To be called inside a tokio runtime.
-pub fn build(config: &Config, node: &NodeName) -> Result<Box<dyn Discovery>, Error> {
+pub fn build(
+    config: &Config,
+    node: &NodeName,
+    drops_forwarded: DropsForwarded,
+) -> Result<Box<dyn Discovery>, Error> {
     Ok(match config {
         Config::File(config) => Box::new(file::FileDiscovery::start(config)?),
-        Config::Kubernetes(config) => Box::new(kubernetes::KubernetesDiscovery::start(config, node)?),
+        Config::Kubernetes(config) => {
+            Box::new(kubernetes::KubernetesDiscovery::start(config, node, drops_forwarded)?)
+        }
     })
 }
 

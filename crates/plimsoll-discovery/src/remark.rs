@@ -66,6 +66,8 @@ pub enum Reason {
     SourceRanges,
     /// The proxy below serves node ports at no address of this node that is known.
     NoNodePortAddress,
+    /// Its connections come through this node only by a mark of the proxy below.
+    Forwarding,
 }
 
 impl fmt::Display for Reason {
@@ -91,6 +93,11 @@ impl fmt::Display for Reason {
             Reason::SourceRanges => f.write_str(
                 "the Service has loadBalancerSourceRanges, which kube-proxy enforces only for what it translates \
                  itself in this mode; in its nftables mode the address can be taken",
+            ),
+            Reason::Forwarding => f.write_str(
+                "some of its endpoints are no Pods with addresses of their own, and this node's FORWARD chain, whose \
+                 policy is DROP, lets connections to those pass only by kube-proxy's own mark; with \
+                 `iptables -P FORWARD ACCEPT` it can be taken",
             ),
             Reason::NoNodePortAddress => {
                 f.write_str("kube-proxy's nodePortAddresses name no address of this node that is known")

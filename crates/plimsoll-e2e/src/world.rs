@@ -29,6 +29,8 @@ use crate::witness;
 
 /// How many nodes there are.
 pub(crate) const NODES: usize = 3;
+/// The Service by which agents meet.
+const AGENTS: &str = "plimsoll-agents";
 /// The zone of each.
 const ZONES: [&str; NODES] = ["a", "b", "c"];
 /// What a host of the rig is.
@@ -178,6 +180,7 @@ impl World {
             let (v4, v6) = (address(v4), address(v6));
             addresses.push((name, format!("{{\"status\": {{\"addresses\": [{v4}, {v6}]}}}}")));
         }
+        objects += &self.agents_service()?;
         for (name, node) in pods {
             let [v4, v6] = self.host(name)?.addresses();
             let head = format!(
@@ -202,6 +205,32 @@ impl World {
             kubectl.run(&["patch", "node", node, "--subresource=status", "--type=merge", "-p", status])?;
         }
         Ok(())
+    }
+
+    /// The Service by which agents meet, as the chart has it, with its endpoints: a Pod on each node's own address.
+    fn agents_service(&self) -> Result<String> {
+        let mut objects = format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {AGENTS}, namespace: {NAMESPACE}}}\n\
+             spec: {{clusterIP: None, ports: [{{name: mesh, port: 9653, protocol: UDP}}]}}\n"
+        );
+        for (family, of_family) in [("IPv4", 0), ("IPv6", 1)] {
+            let _ = writeln!(
+                objects,
+                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: {family}\n\
+                 metadata: {{name: {AGENTS}-{of_family}, namespace: {NAMESPACE}, \
+                 labels: {{kubernetes.io/service-name: {AGENTS}}}}}\nports: [{{name: mesh, port: 9653, protocol: UDP}}]\n\
+                 endpoints:"
+            );
+            for (node, zone) in ZONES.iter().enumerate() {
+                let name = node_name(node);
+                let address = self.host(&name)?.addresses()[of_family];
+                let _ = writeln!(
+                    objects,
+                    "- {{addresses: ['{address}'], nodeName: {name}, zone: {zone}, conditions: {{ready: true}}}}"
+                );
+            }
+        }
+        Ok(objects)
     }
 
     /// kubectl as the administrator.
@@ -369,21 +398,18 @@ fn agents(
 ) -> Result<Vec<Agent>> {
     let key: PathBuf = directory.join("mesh.key");
     std::fs::write(&key, "0123456789abcdef".repeat(4) + "\n")?;
-    let addresses: Vec<IpAddr> = cluster.nodes.iter().map(|node| node.host.v4.into()).collect();
-    let agent = |(node, address): (usize, &IpAddr)| {
-        let others = addresses.iter().filter(|other| *other != address);
-        let peers: Vec<String> = others.map(|other| format!("\"{other}:9653\"")).collect();
+    let agent = |(node, at): (usize, &cluster::Node)| {
         let config = format!(
             "node: {name}\n\
-             discovery: {{kubernetes: {{kubeconfig: '{kubeconfig}'}}}}\n\
-             store: {{mesh: {{bind: '{address}:9653', peers: [{peers}], key_file: '{key}'}}}}\n\
+             discovery: {{kubernetes: {{kubeconfig: '{kubeconfig}', agents: {NAMESPACE}/{AGENTS}}}}}\n\
+             store: {{mesh: {{bind: '{address}:9653', key_file: '{key}'}}}}\n\
              {settings}\n",
             name = node_name(node),
+            address = at.host.v4,
             kubeconfig = kubeconfig.display(),
-            peers = peers.join(", "),
             key = key.display(),
         );
-        Agent::new(&cluster.nodes[node].host.namespace, program, directory, &node_name(node), &config)
+        Agent::new(&at.host.namespace, program, directory, &node_name(node), &config)
     };
-    addresses.iter().enumerate().map(agent).collect()
+    cluster.nodes.iter().enumerate().map(agent).collect()
 }

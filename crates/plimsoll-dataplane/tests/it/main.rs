@@ -12,3 +12,4 @@ mod sources;
 mod sctp;
 mod reweight;
 mod lives;
+mod forwarding;

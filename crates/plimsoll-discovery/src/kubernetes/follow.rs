@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
-use plimsoll_core::service::{NodeName, ServiceChange};
+use plimsoll_core::service::{Family, NodeName, ServiceChange};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use super::facts::Facts;
 use super::known::{Known, Step};
 use super::news::{News, Source};
 use super::{nodes, object, watches};
-use crate::below::{LocalSources, Proxy};
+use crate::below::{DropsForwarded, LocalSources, Proxy};
 use crate::remark::{Remark, Remarks};
 use crate::{Error, Health, Node};
 
@@ -49,6 +49,8 @@ pub(super) struct Follower {
     cluster: Cluster,
     assumed: Option<Assumed>,
     facts: Option<Facts>,
+    /// The families of which this node drops what comes through it, unless a rule accepts it.
+    drops: Vec<Family>,
     node: Option<object::Node>,
     agents: Known<object::Agents>,
     /// All watches, and who asks and writes besides.
@@ -66,10 +68,16 @@ pub(super) struct Follower {
 pub(super) struct End;
 
 /// Follows a cluster until nobody listens.
-pub(super) async fn follow(client: Client, config: &Config, name: NodeName, outlets: Outlets) {
+pub(super) async fn follow(
+    client: Client,
+    config: &Config,
+    name: NodeName,
+    drops_forwarded: DropsForwarded,
+    outlets: Outlets,
+) {
     let (sender, news) = mpsc::channel(NEWS);
     let mut running = JoinSet::new();
-    watches::start(&mut running, &client, config, &name, &sender);
+    watches::start(&mut running, &client, config, &name, drops_forwarded, &sender);
     if let Some(events) = &outlets.events {
         running.spawn(events.clone().write(client.clone(), sender.clone()));
     }
@@ -87,6 +95,7 @@ pub(super) async fn follow(client: Client, config: &Config, name: NodeName, outl
         cluster: Cluster::default(),
         assumed: config.kube_proxy.assume.clone(),
         facts: None,
+        drops: Vec::new(),
         node: None,
         agents: Known::default(),
         running,
@@ -172,7 +181,7 @@ impl Follower {
             tokio::select! {
                 news = self.news(news) => {
                     let news = news?;
-                    let is_below = matches!(news, News::Proxy(_) | News::Node(_));
+                    let is_below = matches!(news, News::Proxy(_) | News::Forwarding(_) | News::Node(_));
                     self.learn(news);
                     if is_below {
                         self.look_below(at_start).await?;
@@ -265,6 +274,7 @@ impl Follower {
                 self.facts = Some(facts);
                 self.answered(&Source::Proxy);
             }
+            News::Forwarding(drops) => self.drops = drops,
             News::Fails(source, what) => {
                 // kube-proxy may be starting: that is waited for.
                 if source != Source::Proxy {
@@ -321,8 +331,9 @@ impl Follower {
         }
     }
 
-    fn tell_nodes(&self) {
+    fn tell_nodes(&mut self) {
         let listed = nodes::listed(&self.name, self.node.as_ref(), self.agents.iter());
+        self.cluster.nodes(listed.iter().flat_map(|node| &node.addresses).copied().collect());
         self.outlets.nodes.send_if_modified(|known| {
             let is_news = *known != listed;
             *known = listed;
@@ -334,9 +345,9 @@ impl Follower {
     fn proxy(&mut self) -> Option<Proxy> {
         let node = self.node.as_ref();
         let Some(facts) = &self.facts else {
-            return self.assumed.as_ref().map(|assumed| assumed.on(node));
+            return self.assumed.as_ref().map(|assumed| assumed.on(node, &self.drops));
         };
-        match facts.on(node, self.assumed.as_ref()) {
+        match facts.on(node, self.assumed.as_ref(), &self.drops) {
             Ok(proxy) => {
                 self.works(&Source::ProxyHere);
                 Some(proxy)
@@ -440,6 +451,7 @@ mod tests {
             cluster: Cluster::default(),
             assumed: None,
             facts: None,
+            drops: Vec::new(),
             node: None,
             agents: Known::default(),
             running: JoinSet::new(),

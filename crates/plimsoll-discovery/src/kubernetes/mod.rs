@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, watch};
 pub use self::config::Config;
 use self::events::Events;
 use self::follow::{Outlets, follow};
-use crate::below::Proxy;
+use crate::below::{DropsForwarded, Proxy};
 use crate::remark::Remarks;
 use crate::{Discovery, Error, Health, Node};
 
@@ -60,7 +60,11 @@ pub struct KubernetesDiscovery {
 impl KubernetesDiscovery {
     /// Starts to follow the cluster, on the node of this name. Fails where it is not known how to reach it; whether
     /// it answers is found out later.
-    pub fn start(config: &Config, node: &NodeName) -> Result<KubernetesDiscovery, Error> {
+    pub fn start(
+        config: &Config,
+        node: &NodeName,
+        drops_forwarded: DropsForwarded,
+    ) -> Result<KubernetesDiscovery, Error> {
         config.check()?;
         let (changes, received) = mpsc::channel(QUEUE);
         let (nodes, nodes_receiver) = watch::channel(Arc::from([]));
@@ -85,7 +89,7 @@ impl KubernetesDiscovery {
                     client.as_ref().map(|_| ()).map_err(|what| Error::Cluster { what: what.clone() });
                 let _ = made.send(outcome);
                 if let Ok(client) = client {
-                    follow(client, &config, node, outlets).await;
+                    follow(client, &config, node, drops_forwarded, outlets).await;
                 }
             });
         };

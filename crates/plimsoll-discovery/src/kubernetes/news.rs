@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use plimsoll_core::service::Family;
+
 use super::facts::Facts;
 use super::known::Step;
 use super::object::{Agents, Namespace, Node, Service, Slice};
@@ -24,6 +26,8 @@ pub(super) enum News {
     Namespaces(Step<Namespace>),
     /// What kube-proxy says of itself.
     Proxy(Facts),
+    /// Of which families this node drops what comes through it, unless a rule of iptables accepts it.
+    Forwarding(Vec<Family>),
     /// Somebody does not answer as expected; what to tell.
     Fails(Source, String),
     /// They do again.

@@ -14,6 +14,7 @@ use super::news::{News, Source};
 use super::object::{self, BALANCE, Names, SERVICE_NAME};
 use super::watching::Watching;
 use super::{kube_proxy, wire};
+use crate::below::DropsForwarded;
 
 /// Starts all that always run.
 pub(super) fn start(
@@ -21,6 +22,7 @@ pub(super) fn start(
     client: &Client,
     config: &Config,
     node: &NodeName,
+    drops_forwarded: DropsForwarded,
     sender: &mpsc::Sender<News>,
 ) {
     // Whatever its value, so that a wrong one can be told; but not what is switched off.
@@ -75,7 +77,7 @@ pub(super) fn start(
         };
         running.spawn(namespaces.run());
     }
-    running.spawn(ask_proxy(config.kube_proxy.clone(), sender.clone()));
+    running.spawn(ask_proxy(config.kube_proxy.clone(), drops_forwarded, sender.clone()));
 }
 
 /// Watches all slices of one Service.
@@ -98,13 +100,17 @@ pub(super) fn slices_of(
     watching.run()
 }
 
-/// Asks kube-proxy again and again. A proxy that does not answer where another is assumed is no trouble.
-async fn ask_proxy(config: KubeProxy, sender: mpsc::Sender<News>) {
+/// Asks kube-proxy again and again, and the node what it drops. A proxy that does not answer where another is assumed is no trouble.
+async fn ask_proxy(config: KubeProxy, drops_forwarded: DropsForwarded, sender: mpsc::Sender<News>) {
     let mut known = None;
+    let mut dropped = Vec::new();
     let mut fails = false;
     // In the beginning more often: it may be starting.
     let mut wait = config.poll.0 / 16;
     loop {
+        let drops = drops_forwarded();
+        let forwarding = (drops != dropped).then(|| News::Forwarding(drops.clone()));
+        dropped = drops;
         let news = match kube_proxy::ask(&config.url).await {
             Ok(facts) => {
                 wait = config.poll.0;
@@ -128,7 +134,7 @@ async fn ask_proxy(config: KubeProxy, sender: mpsc::Sender<News>) {
                 [Some(News::Fails(Source::Proxy, what)), None]
             }
         };
-        for news in news.into_iter().flatten() {
+        for news in forwarding.into_iter().chain(news.into_iter().flatten()) {
             if sender.send(news).await.is_err() {
                 return;
             }

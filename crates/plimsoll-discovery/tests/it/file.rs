@@ -43,7 +43,7 @@ impl Watched {
 
     async fn start(directory: TempDir) -> Watched {
         let discovery =
-            build(&config(&directory.path().join("services.yaml")), &NodeName::new("n1")).unwrap();
+            build(&config(&directory.path().join("services.yaml")), &NodeName::new("n1"), Vec::new).unwrap();
         let mut watched = Watched { directory, discovery };
         assert!(matches!(watched.change().await, ServiceChange::All(_)), "the first answer is everything");
         watched
@@ -182,7 +182,7 @@ async fn a_replaced_directory_is_found_by_looking() {
     fs::create_dir(&directory).unwrap();
     let path = directory.join("services.yaml");
     fs::write(&path, services(&[("a", 1)])).unwrap();
-    let discovery = build(&config(&path), &NodeName::new("n1")).unwrap();
+    let discovery = build(&config(&path), &NodeName::new("n1"), Vec::new).unwrap();
     let mut watched = Watched { directory: above, discovery };
     watched.change().await;
     let other = watched.directory.path().join("other");
@@ -240,7 +240,7 @@ async fn a_discovery_that_is_dropped_ends_its_thread() {
 async fn a_file_that_cannot_be_used_at_the_start_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("services.yaml");
-    let error = |path: &Path| build(&config(path), &NodeName::new("n1")).err().unwrap();
+    let error = |path: &Path| build(&config(path), &NodeName::new("n1"), Vec::new).err().unwrap();
     assert!(matches!(error(&path), Error::Unreadable { .. }));
     assert!(matches!(error(directory.path()), Error::Unreadable { .. }));
     fs::write(&path, "services:\n  - {name: a, ports: [{port: 0, node_port: 1}]}\n").unwrap();

@@ -36,7 +36,8 @@ impl Found {
         let build = move || {
             namespace.enter().unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let discovery = runtime.block_on(async { build(&Config::Kubernetes(config), &node) }).unwrap();
+            let discovery =
+                runtime.block_on(async { build(&Config::Kubernetes(config), &node, Vec::new) }).unwrap();
             (runtime, discovery)
         };
         // Its thread is where it was started from.

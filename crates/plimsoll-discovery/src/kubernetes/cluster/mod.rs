@@ -2,6 +2,7 @@
 //! to the Services that something touches. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use plimsoll_core::service::{Service, ServiceChange};
@@ -24,6 +25,8 @@ pub(super) struct Cluster {
     alone: BTreeMap<Arc<str>, Known<Slice>>,
     namespaces: Known<Namespace>,
     proxy: Option<Proxy>,
+    /// The addresses of nodes, as far as they are known.
+    nodes: BTreeSet<IpAddr>,
     /// What each Service stood for when it was last looked at.
     mapped: BTreeMap<Arc<str>, Mapped>,
     /// The Services that have to be looked at again.
@@ -102,6 +105,15 @@ impl Cluster {
         }
     }
 
+    /// Learns the addresses of nodes.
+    pub(super) fn nodes(&mut self, addresses: BTreeSet<IpAddr>) {
+        let matters = self.proxy.as_ref().is_some_and(|proxy| !proxy.accepts_marked.is_empty());
+        if matters && self.nodes != addresses {
+            self.due.extend(self.services.iter().map(|service| service.name.clone()));
+        }
+        self.nodes = addresses;
+    }
+
     /// The Services whose slices have to be watched one by one.
     pub(super) fn alone(&self) -> impl Iterator<Item = &Arc<str>> {
         self.alone.keys()
@@ -159,7 +171,7 @@ impl Cluster {
     fn map(&self, name: &str) -> Mapped {
         let Some(service) = self.services.get(name) else { return Mapped::default() };
         let namespace = self.namespaces.get(service.namespace());
-        let setting = Setting { namespace, proxy: self.proxy.as_ref() };
+        let setting = Setting { namespace, proxy: self.proxy.as_ref(), nodes: Some(&self.nodes) };
         match self.alone.get(name) {
             // Some of its endpoints are not all.
             Some(slices) if !slices.is_listed() => Mapped::default(),

@@ -38,6 +38,7 @@ fn proxy() -> Proxy {
         local: LocalSources::Ranges(Vec::new()),
         masquerade_all: false,
         node_ports: NodePorts::All,
+        accepts_marked: Vec::new(),
     }
 }
 

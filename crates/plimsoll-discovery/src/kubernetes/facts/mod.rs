@@ -68,8 +68,14 @@ impl Facts {
         })
     }
 
-    /// What follows for this node; an error says what is missing for that.
-    pub(super) fn on(&self, node: Option<&Node>, assumed: Option<&Assumed>) -> Result<Proxy, String> {
+    /// What follows for this node, which drops what is forwarded of these families unless a rule accepts it; an error
+    /// says what is missing for that.
+    pub(super) fn on(
+        &self,
+        node: Option<&Node>,
+        assumed: Option<&Assumed>,
+        drops: &[Family],
+    ) -> Result<Proxy, String> {
         let local = match &self.detects {
             Detects::Ranges(ranges) => LocalSources::Ranges(ranges.clone()),
             Detects::RangesOfNode => match node {
@@ -90,6 +96,7 @@ impl Facts {
             local,
             masquerade_all: self.masquerade_all,
             node_ports: self.node_ports(node.map(|node| &*node.addresses).unwrap_or_default()),
+            accepts_marked: self.mode.accepts_marked(drops),
         })
     }
 
@@ -113,14 +120,22 @@ impl Facts {
     }
 }
 
+impl ProxyMode {
+    /// With nftables kube-proxy has nothing accepted, with iptables and IPVS what it is going to masquerade.
+    fn accepts_marked(self, drops: &[Family]) -> Vec<Family> {
+        if self == ProxyMode::Nftables { Vec::new() } else { drops.to_vec() }
+    }
+}
+
 impl Assumed {
-    /// What follows for this node.
-    pub(super) fn on(&self, node: Option<&Node>) -> Proxy {
+    /// What follows for this node, which drops what is forwarded of these families unless a rule accepts it.
+    pub(super) fn on(&self, node: Option<&Node>, drops: &[Family]) -> Proxy {
         let of_node = node.map(|node| &*node.addresses).unwrap_or_default();
         let ranges = &self.node_port_addresses;
         let served = |address: &&IpAddr| ranges.iter().any(|range| range.contains(*address));
+        let mode = ProxyMode::from(self.mode);
         Proxy {
-            mode: self.mode.into(),
+            mode,
             local: LocalSources::Ranges(self.local_sources.clone()),
             masquerade_all: self.masquerade_all,
             node_ports: if ranges.is_empty() {
@@ -128,6 +143,7 @@ impl Assumed {
             } else {
                 NodePorts::At(of_node.iter().filter(served).copied().collect())
             },
+            accepts_marked: mode.accepts_marked(drops),
         }
     }
 }

@@ -23,7 +23,7 @@ fn changed(mode: &str, fields: &Value) -> Result<Proxy, String> {
     for (name, value) in fields.as_object().unwrap() {
         all["kubeproxy.config.k8s.io"][name] = value.clone();
     }
-    Facts::read(mode, &all.to_string())?.on(Some(&node()), None)
+    Facts::read(mode, &all.to_string())?.on(Some(&node()), None, &[])
 }
 
 fn addresses(addresses: &[&str]) -> NodePorts {
@@ -33,15 +33,16 @@ fn addresses(addresses: &[&str]) -> NodePorts {
 #[test]
 fn real_answers() {
     let ranges = LocalSources::Ranges(vec!["10.1.0.0/16".parse().unwrap(), "fd01::/48".parse().unwrap()]);
-    let proxy = Facts::read("nftables", NFTABLES).unwrap().on(Some(&node()), None).unwrap();
+    let proxy = Facts::read("nftables", NFTABLES).unwrap().on(Some(&node()), None, &[]).unwrap();
     let expected = Proxy {
         mode: ProxyMode::Nftables,
         local: ranges,
         masquerade_all: false,
         node_ports: addresses(&["192.168.50.1"]),
+        accepts_marked: Vec::new(),
     };
     assert_eq!(proxy, expected);
-    let proxy = Facts::read("iptables\n", IPTABLES).unwrap().on(Some(&node()), None).unwrap();
+    let proxy = Facts::read("iptables\n", IPTABLES).unwrap().on(Some(&node()), None, &[]).unwrap();
     assert_eq!(proxy, Proxy { mode: ProxyMode::Iptables, node_ports: NodePorts::All, ..expected });
 }
 
@@ -73,9 +74,10 @@ fn who_is_inside_the_cluster() {
     for (name, value) in prefix.as_object().unwrap() {
         all["kubeproxy.config.k8s.io"][name] = value.clone();
     }
-    let proxy = Facts::read("iptables", &all.to_string()).unwrap().on(Some(&node()), Some(&assumed)).unwrap();
+    let proxy =
+        Facts::read("iptables", &all.to_string()).unwrap().on(Some(&node()), Some(&assumed), &[]).unwrap();
     assert_eq!((Ok(proxy.local), proxy.masquerade_all), (ranges(&["10.9.0.0/16"]), false));
-    let proxy = assumed.on(Some(&node()));
+    let proxy = assumed.on(Some(&node()), &[]);
     assert_eq!((proxy.masquerade_all, proxy.node_ports), (true, addresses(&["192.168.60.1"])));
 
     // Never a guess.
@@ -90,7 +92,7 @@ fn who_is_inside_the_cluster() {
         assert!(local(wrong.clone()).is_err(), "{wrong}");
     }
     let facts = Facts::read("iptables", &NFTABLES.replace("\"ClusterCIDR\"", "\"NodeCIDR\"")).unwrap();
-    assert!(facts.on(None, None).unwrap_err().contains("podCIDRs"));
+    assert!(facts.on(None, None, &[]).unwrap_err().contains("podCIDRs"));
 }
 
 #[test]
@@ -109,6 +111,16 @@ fn where_node_ports_are_served() {
         addresses(&["192.168.50.1", "192.168.60.1"])
     );
     assert_eq!(node_ports("iptables", json!(["192.0.2.1/32"])), addresses(&[]));
+}
+
+#[test]
+fn what_it_has_accepted() {
+    let accepted = |mode: &str| {
+        let facts = Facts::read(mode, IPTABLES).unwrap();
+        facts.on(Some(&node()), None, &[Family::V6]).unwrap().accepts_marked
+    };
+    assert_eq!(accepted("iptables"), [Family::V6]);
+    assert_eq!(accepted("nftables"), []);
 }
 
 #[test]

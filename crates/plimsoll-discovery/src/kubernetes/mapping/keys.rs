@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use plimsoll_core::service::{Family, Key, Place};
+use plimsoll_core::service::{Endpoint, Family, Key, Place, TrafficPolicy};
 
 use super::super::object::{Port, Service, is_usable};
+use super::Setting;
 use crate::below::{NodePorts, Proxy, ProxyMode};
 use crate::remark::{LeftAlone, Problem, Reason};
 
@@ -65,6 +66,37 @@ pub(super) fn keys(
         is_new && !not_taken.contains(key)
     });
     keys
+}
+
+/// Takes out the keys whose connections would end in this node's FORWARD chain, which kube-proxy has let them pass by its
+/// mark: those that are masqueraded on their way to an endpoint that is no Pod with an address of its own. (What goes to
+/// the Pods' addresses the cluster's network has accepted.)
+pub(super) fn leave_what_is_dropped(
+    service: &Service,
+    keys: &mut Vec<Key>,
+    endpoints: &[Endpoint],
+    setting: Setting<'_>,
+    left: &mut Vec<LeftAlone>,
+) {
+    let Some(proxy) = setting.proxy else { return };
+    let is_no_pod = |endpoint: &Endpoint| {
+        let address = endpoint.id.address;
+        proxy.accepts_marked.contains(&Family::of(address))
+            && (endpoint.node.is_none() || setting.nodes.is_some_and(|nodes| nodes.contains(&address)))
+    };
+    if !endpoints.iter().any(is_no_pod) {
+        return;
+    }
+    keys.retain(|key| {
+        let is_masqueraded = match key.place {
+            Place::Internal(_) => proxy.masquerade_all,
+            Place::External(_) | Place::AnyLocal(_) => service.external_policy == TrafficPolicy::Cluster,
+        };
+        if is_masqueraded {
+            left.push(LeftAlone { key: Some(*key), reason: Reason::Forwarding });
+        }
+        !is_masqueraded
+    });
 }
 
 fn address(key: Key) -> Option<IpAddr> {

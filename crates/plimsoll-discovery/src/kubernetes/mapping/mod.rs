@@ -7,13 +7,15 @@
 mod endpoints;
 mod keys;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll_core::service::{Family, Mode, Service, ServiceId};
 
 use self::endpoints::endpoints;
-use self::keys::keys;
+use self::keys::{keys, leave_what_is_dropped};
 use super::annotations::{self, Tuning};
 use super::object;
 use crate::below::Proxy;
@@ -26,6 +28,8 @@ pub(super) struct Setting<'a> {
     pub(super) namespace: Option<&'a object::Namespace>,
     /// What is known of kube-proxy.
     pub(super) proxy: Option<&'a Proxy>,
+    /// The addresses of nodes, as far as they are known.
+    pub(super) nodes: Option<&'a BTreeSet<IpAddr>>,
 }
 
 /// What a Service of the API stands for.
@@ -65,17 +69,20 @@ pub(super) fn map<'a>(
     let mut services = Vec::new();
     for family in families(service) {
         for port in &service.ports {
+            let endpoints = endpoints(port, family, &slices, &mut problems);
+            let mut keys = keys(service, port, family, setting.proxy, &mut left, &mut problems);
+            leave_what_is_dropped(service, &mut keys, &endpoints, setting, &mut left);
             services.push(Arc::new(Service {
                 id: ServiceId { name: service.name.clone(), port: port.name.clone(), family },
                 protocol: port.protocol,
-                keys: keys(service, port, family, setting.proxy, &mut left, &mut problems),
+                keys,
                 internal_policy: service.internal_policy,
                 external_policy: service.external_policy,
                 affinity: service.affinity,
                 mode,
                 policy: tuning.policy,
                 slow_start: tuning.slow_start.unwrap_or(Duration::ZERO),
-                endpoints: endpoints(port, family, &slices, &mut problems),
+                endpoints,
             }));
         }
     }

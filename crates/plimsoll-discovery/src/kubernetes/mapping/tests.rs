@@ -18,6 +18,7 @@ fn proxy(mode: ProxyMode) -> Proxy {
         local: LocalSources::Ranges(vec!["10.1.0.0/16".parse().unwrap()]),
         masquerade_all: false,
         node_ports: NodePorts::All,
+        accepts_marked: Vec::new(),
     }
 }
 
@@ -131,7 +132,7 @@ fn endpoint(endpoint: &plimsoll_core::service::Endpoint) -> String {
 }
 
 fn check_below(differs: &Value, slices: &[object::Slice], proxy: Option<&Proxy>, expected: &Expect) {
-    let setting = Setting { namespace: None, proxy };
+    let setting = Setting { proxy, ..Setting::default() };
     expected.assert_eq(&told(&map(&service(differs), slices, setting)));
 }
 
@@ -352,6 +353,40 @@ fn node_ports_are_served_where_kube_proxy_serves_them() {
 }
 
 #[test]
+fn what_would_end_in_a_chain_that_drops() {
+    let spec = json!({"spec": {"type": "NodePort", "ports": [
+        {"name": "http", "port": 80, "protocol": "TCP", "targetPort": "web", "nodePort": 30080}
+    ]}});
+    let nodes = ["192.0.2.2".parse().unwrap()].into();
+    let of_pod = json!({"addresses": ["10.1.0.11"], "nodeName": "n1"});
+    let on_host = json!({"addresses": ["192.0.2.2"], "nodeName": "n2"});
+    let nobodys = json!({"addresses": ["203.0.113.5"]});
+    let ports = json!([{"name": "http", "port": 8080, "protocol": "TCP"}]);
+    let left = |endpoint: &Value, drops: &[Family], differs: Value, masquerade_all| {
+        let slices = [slice("web-1", "IPv4", &ports, &json!([of_pod, endpoint]))];
+        let proxy = Proxy { accepts_marked: drops.to_vec(), masquerade_all, ..proxy(ProxyMode::Iptables) };
+        let mut spec = spec.clone();
+        merge(&mut spec, &differs);
+        let setting = Setting { proxy: Some(&proxy), nodes: Some(&nodes), namespace: None };
+        let mapped = map(&service(&spec), &slices, setting);
+        let forwarded =
+            |remark: &&Remark| matches!(remark, Remark::Left(LeftAlone { reason: Reason::Forwarding, .. }));
+        let left = mapped.remarks.iter().filter(forwarded).count();
+        assert_eq!(left + mapped.services[0].keys.len(), 2);
+        left
+    };
+    let drops = &[Family::V4];
+    for (endpoint, keys) in [(&of_pod, 0), (&on_host, 1), (&nobodys, 1)] {
+        assert_eq!(left(endpoint, drops, json!({}), false), keys, "{endpoint}");
+    }
+    assert_eq!(left(&on_host, &[], json!({}), false), 0, "nothing is dropped");
+    assert_eq!(left(&on_host, &[Family::V6], json!({}), false), 0, "the other family is");
+    let local = json!({"spec": {"externalTrafficPolicy": "Local"}});
+    assert_eq!(left(&on_host, drops, local, false), 0, "not masqueraded");
+    assert_eq!(left(&on_host, drops, json!({}), true), 2, "all is masqueraded");
+}
+
+#[test]
 fn outside_addresses() {
     let spec = json!({
         "spec": {
@@ -500,7 +535,7 @@ fn labels_and_annotations_tune() {
             .map(|(name, value)| (name.into(), value.into()))
             .into(),
     };
-    let setting = Setting { namespace: Some(&namespace), proxy: None };
+    let setting = Setting { namespace: Some(&namespace), ..Setting::default() };
     let differs = json!({"metadata": {
         "labels": {"plimsoll.dev/balance": "observe", "plimsoll.dev/balanced": "yes"},
         "annotations": {"plimsoll.dev/policy": "equal", "example.com/other": "x"},
@@ -535,7 +570,7 @@ fn ten_thousand_endpoints_and_empty_lists() {
         .rev()
         .collect();
     let proxy = nftables();
-    let mapped = map(&service(&json!({})), &slices, Setting { namespace: None, proxy: Some(&proxy) });
+    let mapped = map(&service(&json!({})), &slices, Setting { proxy: Some(&proxy), ..Setting::default() });
     let endpoints = &mapped.services[0].endpoints;
     assert_eq!(endpoints.len(), 10_000);
     assert!(endpoints.is_sorted_by(|a, b| a.id < b.id), "sorted, each once");

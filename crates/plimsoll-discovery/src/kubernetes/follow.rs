@@ -25,6 +25,9 @@ use crate::{Error, Health, Node};
 const NEWS: usize = 256;
 /// How long more is awaited once something changed: a rollout changes the slices of a Service in bursts.
 const SETTLE: Duration = Duration::from_millis(20);
+/// How long nothing of a Service that is new may have come, at least, before it is taken for complete; twice as long at
+/// most.
+const ROUND: Duration = Duration::from_millis(250);
 /// How long kube-proxy is waited for at the start, where nothing is assumed of it: it may be starting too.
 const AWAIT_PROXY: Duration = Duration::from_secs(10);
 
@@ -170,14 +173,14 @@ impl Follower {
         news: &mut mpsc::Receiver<News>,
         at_start: Option<&Proxy>,
     ) -> Result<(), End> {
-        let mut look_at: Option<Instant> = None;
+        let (mut look_at, mut round_at): (Option<Instant>, Option<Instant>) = (None, None);
         loop {
-            let look = async {
-                match look_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            if look_at.is_none() && self.cluster.is_due() {
+                look_at = Some(Instant::now() + SETTLE);
+            }
+            if round_at.is_none() && self.cluster.waits() {
+                round_at = Some(Instant::now() + ROUND);
+            }
             tokio::select! {
                 news = self.news(news) => {
                     let news = news?;
@@ -186,13 +189,14 @@ impl Follower {
                     if is_below {
                         self.look_below(at_start).await?;
                     }
-                    if look_at.is_none() && self.cluster.is_due() {
-                        look_at = Some(Instant::now() + SETTLE);
-                    }
                 }
-                () = look => {
+                () = until(look_at) => {
                     look_at = None;
                     self.look().await?;
+                }
+                () = until(round_at) => {
+                    round_at = None;
+                    self.cluster.round();
                 }
             }
         }
@@ -408,6 +412,13 @@ impl Follower {
     fn all_troubles(&self) -> Option<Arc<str>> {
         let all: Vec<&str> = self.troubles.values().map(String::as_str).collect();
         (!all.is_empty()).then(|| all.join("; and ").into())
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,12 +1,15 @@
 //! What is known of the cluster, and which changes of Services follow from what is learnt: the work is in proportion
 //! to the Services that something touches. Pure.
 
+mod due;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use plimsoll_core::service::{Service, ServiceChange};
 
+use self::due::Due;
 use super::known::{Known, Step};
 use super::mapping::{self, Mapped, Setting};
 use super::object::{self, Namespace, Slice};
@@ -30,7 +33,7 @@ pub(super) struct Cluster {
     /// What each Service stood for when it was last looked at.
     mapped: BTreeMap<Arc<str>, Mapped>,
     /// The Services that have to be looked at again.
-    due: BTreeSet<Arc<str>>,
+    due: Due,
 }
 
 impl Cluster {
@@ -42,13 +45,21 @@ impl Cluster {
     /// Learns of Services.
     pub(super) fn services(&mut self, step: Step<object::Service>) {
         let (due, alone) = (&mut self.due, &mut self.alone);
+        let is_listed = self.services.is_listed();
         self.services.take(step, |before, after| {
             let Some(service) = after.or(before) else { return };
-            due.insert(service.name.clone());
-            if after.is_some_and(needs_own_watch) {
+            let is_alone = after.is_some_and(needs_own_watch);
+            if is_alone {
                 alone.entry(service.name.clone()).or_default();
             } else {
                 alone.remove(&service.name);
+            }
+            if before.is_none() && is_listed && !is_alone {
+                due.comes(&service.name);
+            } else if after.is_none() {
+                due.goes(&service.name);
+            } else {
+                due.touch(&service.name);
             }
         });
     }
@@ -64,11 +75,11 @@ impl Cluster {
                         of_service.remove(&slice.service);
                     }
                 }
-                due.insert(slice.service.clone());
+                due.touch_slices(&slice.service);
             }
             if let Some(slice) = after {
                 of_service.entry(slice.service.clone()).or_default().insert(slice.name.clone());
-                due.insert(slice.service.clone());
+                due.touch_slices(&slice.service);
             }
         });
     }
@@ -81,7 +92,7 @@ impl Cluster {
         let mut is_due = false;
         slices.take(step, |_, _| is_due = true);
         if is_due || slices.is_listed() != was_listed {
-            self.due.insert(service.clone());
+            self.due.touch(service);
         }
     }
 
@@ -93,7 +104,7 @@ impl Cluster {
             let says = |namespace: Option<&Namespace>| namespace.is_some_and(|n| !n.annotations.is_empty());
             let Some(namespace) = after.or(before).filter(|_| says(before) || says(after)) else { return };
             let prefix = format!("{}/", namespace.name);
-            due.extend(services.beginning_with(&prefix).map(|service| service.name.clone()));
+            services.beginning_with(&prefix).for_each(|service| due.touch(&service.name));
         });
     }
 
@@ -101,7 +112,7 @@ impl Cluster {
     pub(super) fn proxy(&mut self, proxy: Option<Proxy>) {
         if self.proxy != proxy {
             self.proxy = proxy;
-            self.due.extend(self.services.iter().map(|service| service.name.clone()));
+            self.touch_all();
         }
     }
 
@@ -109,7 +120,7 @@ impl Cluster {
     pub(super) fn nodes(&mut self, addresses: BTreeSet<IpAddr>) {
         let matters = self.proxy.as_ref().is_some_and(|proxy| !proxy.accepts_marked.is_empty());
         if matters && self.nodes != addresses {
-            self.due.extend(self.services.iter().map(|service| service.name.clone()));
+            self.touch_all();
         }
         self.nodes = addresses;
     }
@@ -129,19 +140,31 @@ impl Cluster {
         self.services.get(service).map_or("", |service| &service.uid)
     }
 
+    fn touch_all(&mut self) {
+        self.services.iter().for_each(|service| self.due.touch(&service.name));
+    }
+
     /// Whether there is a Service to look at again.
     pub(super) fn is_due(&self) -> bool {
-        !self.due.is_empty()
+        self.due.is_due()
+    }
+
+    /// Whether a Service that is new waits for its slices.
+    pub(super) fn waits(&self) -> bool {
+        self.due.waits()
+    }
+
+    /// While one waits, a round has passed.
+    pub(super) fn round(&mut self) {
+        let of_service = &self.of_service;
+        self.due.round(|service| of_service.contains_key(service));
     }
 
     /// Looks at all of it.
     pub(super) fn all(&mut self) -> (Vec<Arc<Service>>, Remarks) {
-        self.due = self.services.iter().map(|service| service.name.clone()).collect();
-        self.mapped.clear();
-        while let Some(name) = self.due.pop_first() {
-            let mapped = self.map(&name);
-            self.mapped.insert(name, mapped);
-        }
+        self.due = Due::default();
+        let names: Vec<Arc<str>> = self.services.iter().map(|service| service.name.clone()).collect();
+        self.mapped = names.into_iter().map(|name| (name.clone(), self.map(&name))).collect();
         let services = self.mapped.values().flat_map(|mapped| mapped.services.iter().cloned()).collect();
         let with_remarks = self.mapped.iter().filter(|(_, mapped)| !mapped.remarks.is_empty());
         (services, with_remarks.map(|(name, mapped)| (name.clone(), mapped.remarks.clone())).collect())
@@ -149,7 +172,7 @@ impl Cluster {
 
     /// Looks at one Service again that has to be, with what goes before what comes.
     pub(super) fn next(&mut self) -> Option<News> {
-        let service = self.due.pop_first()?;
+        let service = self.due.next()?;
         let after = self.map(&service);
         let before = match self.services.get(&service) {
             Some(_) => self.mapped.insert(service.clone(), after.clone()),

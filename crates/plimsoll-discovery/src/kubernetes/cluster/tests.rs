@@ -98,16 +98,52 @@ fn a_burst_of_slices_is_one_change_and_what_says_the_same_is_none() {
     assert_eq!(told(&mut cluster), "");
 }
 
+/// The same, once nothing more has come for long enough.
+fn told_later(cluster: &mut Cluster) -> String {
+    while cluster.waits() {
+        assert!(!cluster.is_due(), "what waits is not due");
+        cluster.round();
+    }
+    told(cluster)
+}
+
+#[test]
+fn a_new_service_is_told_of_with_all_its_slices() {
+    let mut cluster = cluster();
+    cluster.services(Step::Set(service("shop", true, "enabled")));
+    cluster.slices(Step::Set(slice("shop-1", "shop", &["10.1.0.1"])));
+    cluster.round();
+    cluster.slices(Step::Set(slice("shop-2", "shop", &["10.1.0.2"])));
+    cluster.round();
+    assert_eq!((cluster.is_due(), cluster.waits()), (false, true), "one came in the last round");
+    assert_eq!(told_later(&mut cluster), "set shop/shop/ipv4 Enabled 10.1.0.1 10.1.0.2\n");
+    // From then on what comes is told at once.
+    cluster.slices(Step::Set(slice("shop-3", "shop", &["10.1.0.3"])));
+    assert_eq!(told(&mut cluster), "set shop/shop/ipv4 Enabled 10.1.0.1 10.1.0.2 10.1.0.3\n");
+    // One without slices is told of, and its first ones are waited for.
+    cluster.services(Step::Set(service("late", true, "enabled")));
+    assert_eq!(told_later(&mut cluster), "set shop/late/ipv4 Enabled \n");
+    cluster.services(Step::Set(service("late", true, "observe")));
+    assert_eq!(told(&mut cluster), "set shop/late/ipv4 Observe \n");
+    cluster.slices(Step::Set(slice("late-1", "late", &["10.1.0.4"])));
+    assert_eq!(told(&mut cluster), "");
+    assert_eq!(told_later(&mut cluster), "set shop/late/ipv4 Observe 10.1.0.4\n");
+    // One that goes meanwhile leaves nothing.
+    cluster.services(Step::Set(service("gone", true, "enabled")));
+    cluster.services(Step::Gone("shop/gone".into()));
+    assert_eq!((told(&mut cluster).as_str(), cluster.waits()), ("", false));
+}
+
 #[test]
 fn only_the_service_that_is_touched_is_looked_at() {
     let mut cluster = cluster();
     cluster.services(Step::Set(service("shop", true, "enabled")));
-    assert_eq!(told(&mut cluster), "set shop/shop/ipv4 Enabled \n");
+    assert_eq!(told_later(&mut cluster), "set shop/shop/ipv4 Enabled \n");
     // Slices may come before their Service, or belong to none.
     cluster.slices(Step::Set(slice("later-1", "later", &["10.1.0.9"])));
     assert_eq!(told(&mut cluster), "");
     cluster.services(Step::Set(service("later", true, "observe")));
-    assert_eq!(told(&mut cluster), "set shop/later/ipv4 Observe 10.1.0.9\n");
+    assert_eq!(told_later(&mut cluster), "set shop/later/ipv4 Observe 10.1.0.9\n");
     // A slice may pass from one to another.
     cluster.slices(Step::Set(slice("later-1", "web", &["10.1.0.9"])));
     assert_eq!(

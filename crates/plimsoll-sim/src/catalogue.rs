@@ -102,9 +102,11 @@ impl Policy {
                 "a controller sets weights by measured latency, every 10 s",
                 "Gandhi and Narayana, KnapsackLB, 2024 (without its integer program)",
             ),
-            Policy::Orca => {
-                ("orca", "weights by requests per CPU used, every second", "gRFC A58, Envoy client-side WRR")
-            }
+            Policy::Orca => (
+                "orca",
+                "weights by requests per CPU used and errors, every second",
+                "gRFC A58, Envoy client-side WRR",
+            ),
             Policy::Scd => (
                 "scd",
                 "nodes that see the same counts fill the lowest endpoints together",
@@ -112,7 +114,7 @@ impl Policy {
             ),
             Policy::PeakEwma => (
                 "peak-ewma",
-                "of two draws the one with the lower latency times own connections",
+                "of two draws the one with the lower latency times own requests",
                 "Twitter Finagle; sees requests",
             ),
             Policy::Prequal => (

@@ -34,8 +34,14 @@ pub trait Steering: Send {
     /// An endpoint refused a connection.
     fn refused(&mut self, _now: Timestamp, _node: usize, _endpoint: usize) {}
 
+    /// A request of a connection that this node sent began.
+    fn asked(&mut self, _node: usize, _endpoint: usize) {}
+
     /// A request of a connection that this node sent was answered after so many seconds, or with an error.
     fn answered(&mut self, _now: Timestamp, _node: usize, _endpoint: usize, _seconds: f64) {}
+
+    /// The answer that was just told of was an error.
+    fn erred(&mut self, _endpoint: usize) {}
 
     /// Endpoints came, or do not serve any more, or are gone.
     fn members_changed(&mut self, _now: Timestamp, _cluster: &Cluster) {}

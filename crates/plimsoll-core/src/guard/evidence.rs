@@ -39,12 +39,13 @@ pub(super) struct Signs {
 impl Signs {
     pub(super) fn of(row: &Row, meant: f64) -> Signs {
         let known = |value| figure(value).unwrap_or(0.0);
+        let load = row.evidence();
         Signs {
-            young: known(row.load.young),
-            open: known(row.load.open),
-            opens: known(row.load.opens_per_second),
-            failures: known(row.load.failures_per_second),
-            cpu: row.load.cpu.and_then(figure),
+            young: known(load.young),
+            open: known(load.open),
+            opens: known(load.opens_per_second),
+            failures: known(load.failures_per_second),
+            cpu: load.cpu.and_then(figure),
             meant,
         }
     }
@@ -223,6 +224,18 @@ impl Evidence {
         self.attempts = self.attempts * keep + attempts * elapsed;
         self.failures = self.failures * keep + signs.failures * elapsed;
         self.observe_cost(signs, peers, elapsed, judged);
+    }
+
+    /// From now on other nodes are heard than before. That their connections come or go at once says nothing of the
+    /// endpoint: what is late or recent goes on from what these nodes say, with the stay that it had.
+    pub(super) fn hear_others(&mut self, signs: Signs, horizon: f64) {
+        self.opens = signs.opens;
+        self.meant = signs.opens.max(signs.meant);
+        self.bursts.last = signs.opens;
+        if self.recent.opened > 1e-6 {
+            let part = self.meant * horizon / self.recent.opened;
+            self.recent = Tally { opened: part * self.recent.opened, stayed: part * self.recent.stayed };
+        }
     }
 
     fn observe_cost(&mut self, signs: Signs, peers: Peers, elapsed: f64, judged: bool) {

@@ -140,14 +140,24 @@ impl Guard {
         let elapsed = figure(group.elapsed).unwrap_or(0.0);
         let horizon = figure(group.horizon).unwrap_or(0.0).max(0.1);
         let lapse = Lapse::new(elapsed, horizon);
-        let rate: f64 = group.rows.iter().filter_map(|row| figure(row.load.opens_per_second)).sum();
+        let rate: f64 = group.rows.iter().filter_map(|row| figure(row.evidence().opens_per_second)).sum();
         for ((row, watch), share) in group.rows.iter().zip(self.memory.values_mut()).zip(shares) {
             // What was meant to go there, but no more than its target: nobody must prove itself by an excess.
             let meant = watch.share.unwrap_or(0.0).min(share.target) * rate;
             let judged = watch.standing == Standing::Fine;
             watch.since += elapsed;
-            // Old figures mix two times: how many others opened then, and how many of ours are open now.
-            if row.age <= STALE_AFTER_DELAYS * group.delay {
+            let is_evidence = match row.heard {
+                // Each sender's part is of one time, and who fell silent is left out.
+                Some(heard) => {
+                    if heard.seconds <= elapsed {
+                        watch.evidence.hear_others(Signs::of(row, meant), horizon);
+                    }
+                    true
+                }
+                // Old figures mix two times: how many others opened then, and how many of ours are open now.
+                None => row.age <= STALE_AFTER_DELAYS * group.delay,
+            };
+            if is_evidence {
                 watch.evidence.observe(Signs::of(row, meant), self.peers, lapse, judged);
             }
         }

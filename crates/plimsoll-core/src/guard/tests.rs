@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::load::Load;
 use crate::policy::tests::{KINDS, any_rows, endpoint, group, row, sound};
-use crate::policy::{self, Policy};
+use crate::policy::{self, Heard, Policy};
 use crate::service::PolicyKind as Kind;
 use crate::table::{Weighted, full_weight};
 
@@ -609,7 +609,7 @@ proptest! {
     fn without_history_shares_are_targets(rows in any_rows()) {
         let bare = |row: Row| {
             let load = Load { young: 0.0, cpu: None, pressure: None, failures_per_second: 0.0, ..row.load };
-            Row { load, ..row }
+            Row { load, heard: None, ..row }
         };
         let rows: Vec<Row> = rows.into_iter().map(bare).collect();
         let shares = settle(&mut Guard::new(&Parameters::default()), Kind::Waterline, &rows, 1);
@@ -651,4 +651,48 @@ fn share_of_a_silent_endpoint(bears_its_age: bool) -> f64 {
 fn figures_that_only_grow_old_do_not_accuse() {
     assert!(share_of_a_silent_endpoint(true) > 0.45);
     assert!(share_of_a_silent_endpoint(false) < 0.05, "the same from fresh figures does");
+}
+
+/// Four endpoints without an agent that open 250 connections per second each, of which half last, and a policy that
+/// prefers the fourth: the least share that the guard lets it have after a while, and whether it ever is called
+/// failing. `heard` tells, at each moment, for how long the same senders have been heard, the part of all connections
+/// that those see, and whether the fourth closes at once.
+fn hold_on_the_fourth(age: f64, heard: impl Fn(f64) -> (f64, f64, bool)) -> (f64, bool) {
+    let mut guard = Guard::new(&Parameters::default());
+    let (mut least, mut failing): (f64, bool) = (1.0, false);
+    for i in 0..120 {
+        let (seconds, part, closes) = heard(f64::from(i) * 0.5);
+        let all = Load { open: 900.0, young: 250.0, opens_per_second: 250.0, ..Load::default() };
+        let row = |i| {
+            let young = if closes && i == 3 { 0.0 } else { part * all.young };
+            let load =
+                Load { open: part * all.open, young, opens_per_second: part * all.opens_per_second, ..all };
+            Row { age, load: all, heard: Some(Heard { load, seconds }), ..row(i) }
+        };
+        let rows: Vec<Row> = (0..4).map(row).collect();
+        let mut shares =
+            [0.2, 0.2, 0.2, 0.4].map(|share| Share { share, target: 0.25, capacity: 1.0, limit: None });
+        guard.bound(&group(&rows), &mut shares);
+        failing |= shares[3].limit == Some(Limit::Failing);
+        if i >= 30 {
+            least = least.min(shares[3].share);
+        }
+    }
+    (least, failing)
+}
+
+#[test]
+fn one_silent_sender_does_not_blind() {
+    let (least, failing) = hold_on_the_fourth(300.0, |now| (now, 0.7, now >= 20.0));
+    assert!(failing && least < 0.01, "{least}");
+    assert_eq!(hold_on_the_fourth(300.0, |now| (now, 0.7, false)), (0.4, false));
+}
+
+/// The node that sends nearly everything falls silent, and comes back.
+#[test]
+fn connections_that_are_not_heard_of_any_more_are_not_missing() {
+    let part = |now: f64| if (20.0..40.0).contains(&now) { 0.01 } else { 1.0 };
+    assert_eq!(hold_on_the_fourth(0.0, |now| (now % 20.0, part(now), false)), (0.4, false));
+    let (untold, _) = hold_on_the_fourth(0.0, |now| (f64::INFINITY, part(now), false));
+    assert!(untold < 0.26, "the same, if they had ended: {untold}");
 }

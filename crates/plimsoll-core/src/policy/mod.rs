@@ -34,8 +34,26 @@ pub struct Row {
     pub load: Load,
     /// How many seconds ago the oldest part of these figures was measured; infinity where nobody ever did.
     pub age: f64,
+    /// What the nodes say that are heard; only where no agent hosts it, so that `load` is a sum over the senders.
+    pub heard: Option<Heard>,
     /// For how long it has been eligible; infinity where that is unknown (it was there when the agent started).
     pub seconds_eligible: f64,
+}
+
+/// What the nodes that are heard say they sent to an endpoint that no agent hosts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Heard {
+    /// The sum of their figures, this node's own among them.
+    pub load: Load,
+    /// For how many seconds the same nodes have been heard; infinity if ever since.
+    pub seconds: f64,
+}
+
+impl Row {
+    /// The figures that are evidence for or against the endpoint.
+    pub fn evidence(&self) -> &Load {
+        self.heard.as_ref().map_or(&self.load, |heard| &heard.load)
+    }
 }
 
 /// The endpoints of one Service that clients may be sent to, at the moment of a decision.

@@ -21,6 +21,7 @@ pub(crate) fn row(i: u32) -> Row {
         trusted: false,
         load: Load::default(),
         age: 0.0,
+        heard: None,
         seconds_eligible: f64::INFINITY,
     }
 }
@@ -41,7 +42,7 @@ fn any_figure() -> impl Strategy<Value = f64> {
     ]
 }
 
-fn maybe(figures: impl Strategy<Value = f64>) -> impl Strategy<Value = Option<f64>> {
+fn maybe<T: Clone + std::fmt::Debug>(figures: impl Strategy<Value = T>) -> impl Strategy<Value = Option<T>> {
     prop_oneof![3 => figures.prop_map(Some), 1 => Just(None)]
 }
 
@@ -49,11 +50,17 @@ fn maybe(figures: impl Strategy<Value = f64>) -> impl Strategy<Value = Option<f6
 pub(crate) fn any_rows() -> impl Strategy<Value = Vec<Row>> {
     let counts = (any_figure(), any_figure(), any_figure(), any_figure(), any_figure(), any_figure());
     let load = (maybe(any_figure()), any::<bool>(), maybe(any_figure()), maybe(any_figure()));
-    prop::collection::btree_map(0..40u32, (counts, load), 0..12).prop_map(|rows| {
-        let rows = rows.into_iter().map(|(i, ((n, y, z, o, bad, age), (c, trusted, u, p)))| Row {
+    let heard = (any_figure(), any_figure(), any_figure(), any_figure());
+    let heard = maybe(heard.prop_map(|(young, opens_per_second, failures_per_second, seconds)| {
+        let load = Load { open: young, young, opens_per_second, failures_per_second, ..Load::default() };
+        Heard { load, seconds }
+    }));
+    prop::collection::btree_map(0..40u32, (counts, load, heard), 0..12).prop_map(|rows| {
+        let rows = rows.into_iter().map(|(i, ((n, y, z, o, bad, age), (c, trusted, u, p), heard))| Row {
             capacity: c,
             trusted,
             age: 0.0,
+            heard,
             seconds_eligible: age,
             load: Load {
                 open: n,

@@ -4,8 +4,10 @@
 //! forward by what this node itself changed since the report was measured (`law`: merge). Reports that grow old
 //! lose their deviation from the fair split; they neither vanish nor freeze (`law`: staleness).
 
+mod senders;
 mod stale;
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Load, Loads};
-use crate::policy::{self, Row};
+use crate::policy::{self, Heard, Row};
 use crate::report::{EndpointReport, Report};
 use crate::roster::Roster;
 use crate::service::{Endpoint, EndpointId, NodeName};
@@ -37,6 +39,11 @@ impl Default for Parameters {
 }
 
 impl Parameters {
+    /// The age from which on a report is not taken as it is any more.
+    fn trust(&self) -> Duration {
+        Duration::from_secs_f64(self.trust_seconds)
+    }
+
     /// The age at which nothing is left of a report.
     fn limit(&self) -> Duration {
         Duration::from_secs_f64(self.trust_seconds + 20.0 * self.shrink_seconds)
@@ -86,10 +93,21 @@ struct Sent {
     middle: f64,
 }
 
+/// An endpoint's load over all nodes.
+struct Total {
+    load: Load,
+    /// When the oldest part of it was measured.
+    measured: Option<Timestamp>,
+    /// Where it is a sum over the senders: without the part of those that fell silent.
+    heard: Option<Load>,
+}
+
 /// What the view knows of one node.
 #[derive(Clone, Debug)]
 struct NodeRecord {
     measured: Timestamp,
+    /// Since when its reports come without a gap longer than they are trusted; `None` if the last was older when it came.
+    heard: Option<Timestamp>,
     opens_per_second: f64,
     report: Arc<Report>,
 }
@@ -222,7 +240,7 @@ impl View {
     /// figures moved.
     pub fn count(&mut self, now: Timestamp, loads: &Loads, mut changed: impl FnMut(usize)) {
         let before = self.counted.replace(now);
-        let keep = Duration::from_secs_f64(self.parameters.trust_seconds);
+        let keep = self.parameters.trust();
         for number in std::mem::take(&mut self.sending) {
             if let Some(record) = &mut self.records[number]
                 && loads.sent_load(&record.endpoint).is_none()
@@ -276,7 +294,11 @@ impl View {
             }
         }
         let opens_per_second = f64::from(report.opens_per_second);
-        self.nodes.insert(report.node.clone(), NodeRecord { measured, opens_per_second, report });
+        let trust = self.parameters.trust();
+        let gapless = before.filter(|before| now.since(before.measured) < trust);
+        let heard =
+            (now.since(measured) < trust).then(|| gapless.and_then(|before| before.heard).unwrap_or(now));
+        self.nodes.insert(report.node.clone(), NodeRecord { measured, heard, opens_per_second, report });
     }
 
     /// Forgets nodes that were silent for so long that nothing of their figures is left.
@@ -296,7 +318,7 @@ impl View {
             let (load, age) = (Load::default(), Duration::MAX);
             return Figures { load, sent: 0.0, origin: Origin::Nobody, age };
         };
-        let (load, measured) = self.total(now, loads, record);
+        let Total { load, measured, .. } = self.total(now, loads, record);
         let origin = match &record.host {
             Host::Nobody => {
                 let reports = |node: &&NodeRecord| find(&node.report.sent, endpoint).is_some();
@@ -314,11 +336,10 @@ impl View {
         self.records[self.roster.number(endpoint)?].as_ref()
     }
 
-    /// An endpoint's load over all nodes, and when the oldest part of it was measured; where nobody did it is what
-    /// this node has there itself.
-    fn total(&self, now: Timestamp, loads: &Loads, record: &Record) -> (Load, Option<Timestamp>) {
+    /// An endpoint's load over all nodes; where nobody measured it is what this node has there itself.
+    fn total(&self, now: Timestamp, loads: &Loads, record: &Record) -> Total {
         let measured = match &record.host {
-            Host::Nobody => Some(self.sum_of_senders(now, loads, record)),
+            Host::Nobody => return self.sum_of_senders(now, loads, record),
             Host::Here => loads.hosted_load(&record.endpoint).copied().zip(loads.updated()),
             Host::Elsewhere(_) => {
                 let believed = |(at, _): &(Timestamp, Load)| now.since(*at) < self.parameters.limit();
@@ -326,19 +347,20 @@ impl View {
                 reported.map(|(at, load)| (carry(load, record.sent_then, record.sent), at))
             }
         };
-        match measured {
-            Some((load, at)) => (load, Some(at)),
-            None => (Load { open: record.sent.open, young: record.sent.young, ..Load::default() }, None),
-        }
+        let own = || Load { open: record.sent.open, young: record.sent.young, ..Load::default() };
+        let (load, measured) = measured.map_or_else(|| (own(), None), |(load, at)| (load, Some(at)));
+        Total { load, measured, heard: None }
     }
 
     /// The group's rows, aligned with `members`: merged, stale figures shrunk towards the fair split.
     pub fn rows(&self, now: Timestamp, loads: &Loads, members: &[Member], rows: &mut Vec<Row>) {
         rows.clear();
         let mut is_stale = false;
+        let seconds =
+            LazyCell::new(|| self.same_senders_since(now).map_or(f64::INFINITY, |at| now.seconds_since(at)));
         rows.extend(members.iter().map(|member| {
             let record = self.records[member.number].as_ref().expect("who is in a list is known");
-            let (load, measured) = self.total(now, loads, record);
+            let Total { load, measured, heard } = self.total(now, loads, record);
             let age = measured.map_or(f64::INFINITY, |at| now.seconds_since(at));
             is_stale |= age > self.parameters.trust_seconds;
             Row {
@@ -347,29 +369,13 @@ impl View {
                 trusted: false,
                 load: Load { young: load.young.min(load.open), ..load },
                 age,
+                heard: heard.map(|load| Heard { load, seconds: *seconds }),
                 seconds_eligible: member.eligible.map_or(f64::INFINITY, |since| now.seconds_since(since)),
             }
         }));
         if is_stale {
             self.shrink(now, members, rows);
         }
-    }
-
-    /// What all nodes report to have sent to an endpoint that no agent hosts.
-    fn sum_of_senders(&self, now: Timestamp, loads: &Loads, record: &Record) -> (Load, Timestamp) {
-        let own = loads.sent_load(&record.endpoint).copied().unwrap_or_default();
-        let Sent { open, young, middle } = record.sent;
-        let mut load = Load { open, young, middle, ..own };
-        let mut oldest = now;
-        for node in self.nodes.values() {
-            let Some(entry) = find(&node.report.sent, &record.endpoint) else { continue };
-            let mut part = load_of(entry);
-            for figure in FIGURES {
-                *figure(&mut load) += *figure(&mut part);
-            }
-            oldest = oldest.min(node.measured);
-        }
-        (load, oldest)
     }
 }
 

@@ -185,6 +185,47 @@ fn a_sender_that_went_does_not_blur_what_the_others_see() {
     assert!((open[0] - 95.0).abs() < 0.01 && (open[1] - 15.0).abs() < 0.01, "{open:?}");
 }
 
+/// What the senders that are heard say of endpoint 1: open connections, and for how many seconds they are the same.
+fn heard(view: &View, loads: &Loads, now: f64) -> (f64, f64) {
+    let mut rows = Vec::new();
+    view.rows(at(now), loads, &members(view, &[1]), &mut rows);
+    let heard = rows[0].heard.unwrap();
+    (heard.load.open, heard.seconds)
+}
+
+#[test]
+fn a_sender_that_fell_silent_is_no_evidence() {
+    let (mut view, mut loads) = (view(), loads());
+    view.know(&endpoint(1, None), &loads);
+    sent(&mut view, &mut loads, 1.0, &[(1, 5)]);
+    assert_eq!(heard(&view, &loads, 1.0), (5.0, f64::INFINITY));
+    for node in ["gone", "alive"] {
+        view.merge(at(2.0), with_sent(node, vec![entry(1, 10)]), |_| {});
+    }
+    assert_eq!(heard(&view, &loads, 2.0), (25.0, 0.0));
+    view.merge(at(6.0), with_sent("alive", vec![entry(1, 20)]), |_| {});
+    assert_eq!(heard(&view, &loads, 6.5), (35.0, 4.5));
+    // Trusted for five seconds.
+    assert_eq!(heard(&view, &loads, 8.0), (25.0, 1.0));
+    assert_eq!(open(&view, &loads, 8.0, &[1]), [35.0], "its connections may well be open");
+    // What is as old when it comes is none either, and not for the first time.
+    let late = Report { age: Duration::from_secs(6), ..(*with_sent("gone", vec![entry(1, 7)])).clone() };
+    view.merge(at(9.0), Arc::new(late), |_| {});
+    assert_eq!(heard(&view, &loads, 9.0), (25.0, 7.0));
+    view.merge(at(10.0), with_sent("gone", vec![entry(1, 8)]), |_| {});
+    assert_eq!(heard(&view, &loads, 10.5), (33.0, 0.5));
+}
+
+#[test]
+fn a_host_that_fell_silent_is_all_there_is() {
+    let (mut view, loads) = (view(), loads());
+    view.know(&endpoint(1, Some("far")), &loads);
+    view.merge(at(0.0), report("far", 0.0, vec![entry(1, 10)]), |_| {});
+    let mut rows = Vec::new();
+    view.rows(at(60.0), &loads, &members(&view, &[1]), &mut rows);
+    assert_eq!((rows[0].heard, rows[0].evidence().open), (None, 10.0));
+}
+
 #[test]
 fn what_the_host_does_not_report_any_more_grows_old() {
     let (mut view, loads) = (view(), loads());

@@ -21,6 +21,9 @@ pub trait Rule: Send {
     /// A request was answered after so many seconds.
     fn answered(&mut self, _endpoint: usize, _seconds: f64) {}
 
+    /// That answer was an error.
+    fn erred(&mut self, _endpoint: usize) {}
+
     /// The weights of those that serve.
     fn decide(&mut self, now: Timestamp, seen: &[Figures], cluster: &Cluster) -> Vec<Weight>;
 
@@ -83,6 +86,10 @@ impl<R: Rule> Steering for Feedback<R> {
 
     fn answered(&mut self, _now: Timestamp, _node: usize, endpoint: usize, seconds: f64) {
         self.rule.answered(endpoint, seconds);
+    }
+
+    fn erred(&mut self, endpoint: usize) {
+        self.rule.erred(endpoint);
     }
 
     fn members_changed(&mut self, now: Timestamp, cluster: &Cluster) {

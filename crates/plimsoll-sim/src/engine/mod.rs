@@ -215,11 +215,10 @@ impl<'a> Engine<'a> {
         if fails || demand.is_none() {
             schedule(&mut self.queue, &mut self.requests, now, number, &connection);
         } else if let Some(demand) = demand {
-            self.cluster.endpoints[endpoint].processor.begin(now, demand, number, connection.node, true);
-            self.refresh_done(endpoint);
+            self.begin(now, demand, number, &connection, true);
         }
         if fails && failure == Some(Failure::Error) {
-            self.steering.answered(now, node, endpoint, FAILS_WITHIN.as_secs_f64());
+            self.err(now, &connection);
         }
     }
 
@@ -249,12 +248,26 @@ impl<'a> Engine<'a> {
         let fails = self.cluster.endpoints[endpoint].failure == Some(Failure::Error);
         self.meter.attempted(now, fails);
         if fails {
-            let node = usize::from(connection.node);
-            self.steering.answered(now, node, endpoint, FAILS_WITHIN.as_secs_f64());
+            self.err(now, connection);
         } else {
-            self.cluster.endpoints[endpoint].processor.begin(now, demand, number, connection.node, false);
-            self.refresh_done(endpoint);
+            self.begin(now, demand, number, connection, false);
         }
+    }
+
+    /// The endpoint begins to work on a request; `last` closes the connection.
+    fn begin(&mut self, now: Timestamp, demand: f64, number: u32, connection: &Connection, last: bool) {
+        let endpoint = connection.endpoint as usize;
+        self.steering.asked(usize::from(connection.node), endpoint);
+        self.cluster.endpoints[endpoint].processor.begin(now, demand, number, connection.node, last);
+        self.refresh_done(endpoint);
+    }
+
+    /// A request is answered at once, with an error.
+    fn err(&mut self, now: Timestamp, connection: &Connection) {
+        let (node, endpoint) = (usize::from(connection.node), connection.endpoint as usize);
+        self.steering.asked(node, endpoint);
+        self.steering.answered(now, node, endpoint, FAILS_WITHIN.as_secs_f64());
+        self.steering.erred(endpoint);
     }
 
     /// A request is done.

@@ -22,6 +22,7 @@ const LIBRARY: &[(&str, &str)] = scenarios![
     "c-part",
     "c-refuse",
     "c-refuse-half",
+    "c-outside",
     "p-homog",
     "p-many",
     "p-manymix",

@@ -36,6 +36,7 @@ fn every_scenario_that_comes_along_can_be_simulated() {
         c-part: 8 nodes, 16 endpoints of 16 in all, 400.0/s, 5.00 % long, until 8m
         c-refuse: 8 nodes, 12 endpoints of 12 in all, 400.0/s, 5.00 % long, until 7m
         c-refuse-half: 8 nodes, 12 endpoints of 12 in all, 400.0/s, 5.00 % long, until 7m
+        c-outside: 8 nodes, 12 endpoints of 12 in all, 400.0/s, 5.00 % long, until 7m
         p-homog: 8 nodes, 16 endpoints of 32 in all, 1120.0/s, 0.00 % long, until 3m
         p-many: 64 nodes, 16 endpoints of 34 in all, 1190.0/s, 0.00 % long, until 3m
         p-manymix: 64 nodes, 16 endpoints of 34 in all, 600.0/s, 0.83 % long, until 7m

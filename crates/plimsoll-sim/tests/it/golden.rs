@@ -11,10 +11,11 @@ use plimsoll_sim::results::{rows, table};
 use plimsoll_sim::scenario::find;
 
 /// Some of each kind: counts, CPU, changes, faults. All of them take minutes.
-const SCENARIOS: [&str; 10] = [
+const SCENARIOS: [&str; 11] = [
     "c-few",
     "c-hetero",
     "c-mix",
+    "c-outside",
     "c-refuse",
     "c-rollout",
     "c-scaleup",

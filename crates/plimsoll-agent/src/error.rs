@@ -28,9 +28,6 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// The HTTP API.
-    #[error("the HTTP API failed: {0}")]
-    Api(std::io::Error),
     /// A task or thread that must run ended.
     #[error("{what} ended without an error; this is a defect, please report it with the log")]
     Ended {

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::callers;
 use crate::error::Error;
 use crate::metrics::{EdgeHealth, Metrics};
 use crate::owner::Question;
@@ -121,8 +122,10 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let router = PAGES.iter().fold(Router::new(), |router, page| router.route(page.path, (page.route)()));
+    let metrics = shared.metrics.clone();
     let router = router.fallback(unknown).with_state(shared);
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.map_err(Error::Api)
+    callers::answer(listener, router, metrics, stop).await;
+    Ok(())
 }
 
 /// Alive is an agent whose owner and dataplane answer, or that is still starting. What is not alive is worth a

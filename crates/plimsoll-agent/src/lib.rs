@@ -11,10 +11,12 @@ mod config;
 mod error;
 mod owner;
 mod adapters;
+mod callers;
 mod http;
 mod tasks;
 mod run;
 
+pub use callers::{DEADLINE as API_DEADLINE, MOST as MOST_API_CONNECTIONS};
 pub use config::{Config, ConfigError};
 pub use error::Error;
 pub use http::{PAGES, Page};

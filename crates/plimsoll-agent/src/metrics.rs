@@ -38,6 +38,8 @@ pub(crate) struct Metrics {
     pub(crate) plans: Family<Kind, Counter>,
     /// Renewals that came after the leases had run out.
     pub(crate) late_renewals: Counter,
+    /// Connections to the HTTP API that were ended for others' sake.
+    pub(crate) cut_connections: Family<Kind, Counter>,
     /// How long plans took.
     pub(crate) apply_seconds: Histogram,
     /// How long reading the counters took.
@@ -54,6 +56,7 @@ impl Default for Metrics {
             notices: at_zero(["limited", "node_left", "refused"]),
             plans: at_zero(["applied", "refused"]),
             late_renewals: Counter::default(),
+            cut_connections: at_zero(["crowded", "late"]),
             apply_seconds: seconds(),
             read_seconds: seconds(),
         }
@@ -102,6 +105,11 @@ impl Metrics {
             "Renewals that came after the leases had run out",
             self.late_renewals.clone(),
         );
+        registry.register(
+            "api_cut_connections",
+            "Connections to the HTTP API ended by the agent: past their deadline, or to make room",
+            self.cut_connections.clone(),
+        );
         let mut seconds = |name: &str, help: &str, histogram: &Histogram| {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         };
@@ -113,7 +121,8 @@ impl Metrics {
 /// What a scrape shows, with one sample of every metric: for the reference.
 pub fn sample() -> String {
     let metrics = Metrics::default();
-    for family in [&metrics.events, &metrics.dropped, &metrics.notices, &metrics.plans] {
+    let Metrics { events, dropped, notices, plans, cut_connections, .. } = &metrics;
+    for family in [events, dropped, notices, plans, cut_connections] {
         family.get_or_create(&Kind { kind: "kind" }).inc();
     }
     let service = plimsoll_api::ServiceSummary {

@@ -11,15 +11,21 @@ use super::fields;
 
 /// A row for each page, a section for each answer.
 pub(super) fn page() -> String {
-    let mut text = "# HTTP API\n\n\
+    let mut text = format!(
+        "# HTTP API\n\n\
         An agent answers at `api.listen`, 127.0.0.1:9653 by default. It only reads: nothing can be changed here, and \
         whoever reaches it can see which Services and endpoints there are. `plimsoll status`, `explain` and `top` ask \
         it too; with `-o json` they print what it answered.\n\n\
         Answers under `/v1` are JSON. Figures carry their unit in the name. Fields are only ever added: a reader ignores \
         those it does not know. Where the status is not 200, the answer under `/v1` and of unknown pages is a \
         [Problem](#problem); that of the probes is a line of text. `HEAD` is answered like `GET`, other methods with 405.\n\n\
-        | ask for | status 200 | other status codes |\n|---|---|---|\n"
-        .to_owned();
+        A connection is for one request, and ends {} s after it began however far that came. At most {} are open at a \
+        time: for one more the agent ends the longest open, so that whoever holds connections open keeps out neither \
+        probe nor scrape. Both are counted in `plimsoll_api_cut_connections_total`.\n\n\
+        | ask for | status 200 | other status codes |\n|---|---|---|\n",
+        plimsoll_agent::API_DEADLINE.as_secs(),
+        plimsoll_agent::MOST_API_CONNECTIONS,
+    );
     for page in &PAGES {
         let query = if page.query.is_empty() { String::new() } else { format!("?{}", page.query) };
         let others: Vec<String> =

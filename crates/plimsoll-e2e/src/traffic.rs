@@ -41,8 +41,7 @@ impl Traffic {
         Traffic {
             opened: difference(self.opened, before.opened),
             failed: difference(self.failed, before.failed),
-            // A flushed ruleset takes the count with it.
-            fell_back: self.fell_back.saturating_sub(before.fell_back),
+            fell_back: self.fell_back - before.fell_back,
         }
     }
 

@@ -34,6 +34,11 @@ pub(crate) fn begin(node: &Namespace) -> Result<()> {
     Ok(node.nft(TABLE)?)
 }
 
+/// Removes all that may be removed from a node's ruleset and begins anew, at once: no packet passes in between.
+pub(crate) fn flush_and_begin(node: &Namespace) -> Result<()> {
+    Ok(node.nft(&format!("flush ruleset\n{TABLE}"))?)
+}
+
 /// What was left to kube-proxy since it began, in packets.
 pub(crate) fn passed(node: &Namespace) -> Result<BTreeMap<Key, u64>> {
     let mut passed = BTreeMap::new();

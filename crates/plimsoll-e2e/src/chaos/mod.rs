@@ -45,21 +45,43 @@ const ROLLING: [&str; 4] = [
     "p2b p3a p3b",
 ];
 
-type Fault = fn(&mut World, &mut Scene) -> Result<()>;
+/// What of our Service may come to kube-proxy during a fault.
+#[derive(Clone, Copy)]
+enum Left {
+    /// Nothing: the agents go on serving.
+    Nothing,
+    /// Some has to, on this node, whose agent is away, and at most so many connections; nothing on the others.
+    On(usize, u64),
+    /// At most so many connections on each node, since each agent is away for a moment.
+    Anywhere(u64),
+}
 
-const FAULTS: [(&str, Fault); 11] = [
-    ("nothing", |_, _| wait(Duration::from_secs(5))),
-    ("watches cut at random", watches_cut),
-    ("API server away for 60 s", api_server_away),
-    ("etcd restarted", etcd_restarted),
-    ("agent killed", agent_killed),
-    ("agent hung for 13 s", agent_hung),
-    ("kube-proxy killed and restarted", kube_proxy_killed),
-    ("ruleset flushed", ruleset_flushed),
-    ("rolling update of the agents", agents_rolled),
-    ("rolling update of the endpoints", endpoints_rolled),
-    ("node drained and removed", node_removed),
+struct Fault {
+    name: &'static str,
+    happen: fn(&mut World, &mut Scene) -> Result<()>,
+    left: Left,
+}
+
+/// What a node's client opens in 10 s: an agent that is started is there by then.
+const STARTING: u64 = 10 * RATE as u64;
+
+const FAULTS: [Fault; 11] = [
+    Fault { name: "nothing", happen: |_, _| wait(Duration::from_secs(5)), left: Left::Nothing },
+    Fault { name: "watches cut at random", happen: watches_cut, left: Left::Nothing },
+    Fault { name: "API server away for 60 s", happen: api_server_away, left: Left::Nothing },
+    Fault { name: "etcd restarted", happen: etcd_restarted, left: Left::Nothing },
+    Fault { name: "agent killed", happen: agent_killed, left: Left::On(0, STARTING) },
+    // Less than its clients open in that time: its leases serve at first.
+    Fault { name: "agent hung for 13 s", happen: agent_hung, left: Left::On(1, 12 * RATE as u64) },
+    Fault { name: "kube-proxy killed and restarted", happen: kube_proxy_killed, left: Left::Nothing },
+    Fault { name: "ruleset flushed", happen: ruleset_flushed, left: Left::Nothing },
+    Fault { name: "rolling update of the agents", happen: agents_rolled, left: Left::Anywhere(STARTING) },
+    Fault { name: "rolling update of the endpoints", happen: endpoints_rolled, left: Left::Nothing },
+    Fault { name: "node drained and removed", happen: node_removed, left: Left::Nothing },
 ];
+
+/// The connections that came to kube-proxy, by node, and of each those to both Services.
+type Noted = [[u64; 2]; NODES];
 
 /// What a fault did.
 #[derive(Clone, Debug, Serialize)]
@@ -88,6 +110,8 @@ struct Scene {
     clients: Vec<[Client; 2]>,
     /// What became of the connections of clients that have ended.
     ended: Traffic,
+    /// What witnesses noted that are no more.
+    noted: Noted,
     api: SocketAddr,
 }
 
@@ -101,20 +125,54 @@ pub fn chaos(program: &Path, mode: Mode, tell: &dyn Fn(&str), done: &mut dyn FnM
     world.start_agents(followed(&both))?;
     world.begin_witness()?;
     let mut scene = Scene::begin(&world, &both)?;
-    for (fault, happen) in FAULTS {
+    for Fault { name: fault, happen, left } in FAULTS {
         tell(&format!("chaos: {fault}"));
-        let before = scene.traffic(&world)?;
+        let (before, noted_before) = (scene.traffic(), scene.noted(&world)?);
         let mut problems = Vec::new();
         happen(&mut world, &mut scene).with_context(|| format!("the fault `{fault}`"))?;
         // Until nothing is left to kube-proxy any more.
-        if !witness::stands_still(PATIENCE, || left(&world))? {
+        let count = || Ok(scene.noted(&world)?.iter().map(|[_, ours]| ours).sum());
+        if !witness::stands_still(PATIENCE, count)? {
             problems.push(format!("Plimsoll did not serve again within {} s", PATIENCE.as_secs()));
         }
-        let traffic = scene.traffic(&world)?.since(before);
+        let noted = since(scene.noted(&world)?, noted_before);
+        let fell_back = noted.iter().map(|[_, ours]| ours).sum();
+        let traffic = Traffic { fell_back, ..scene.traffic().since(before) };
         problems.extend(traffic.problems(true));
+        problems.extend(wrong(left, &noted));
         done(Row { fault, traffic, problems });
     }
     Ok(())
+}
+
+/// What came after `before`.
+fn since(noted: Noted, before: Noted) -> Noted {
+    std::array::from_fn(|node| [0, 1].map(|service| noted[node][service] - before[node][service]))
+}
+
+/// What is wrong with what came to kube-proxy during a fault.
+fn wrong(left: Left, noted: &Noted) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (node, [alone, ours]) in noted.iter().enumerate() {
+        let name = node_name(node);
+        // A witness that saw none of these would not have seen ours.
+        if *alone == 0 {
+            problems.push(format!("{name}: nothing was seen on its way to kube-proxy, not even its own"));
+        }
+        let (least, most) = match left {
+            Left::On(away, most) if away == node => (1, most),
+            Left::Anywhere(most) => (0, most),
+            Left::Nothing | Left::On(..) => (0, 0),
+        };
+        if *ours < least {
+            problems.push(format!("{name}: no connection was left to kube-proxy, with no agent there"));
+        }
+        if *ours > most {
+            problems
+                .push(format!("{name}: {ours} connections were left to kube-proxy; at most {most} may be"));
+        }
+    }
+    problems
 }
 
 fn services(endpoints: &str) -> Result<Vec<Service>> {
@@ -124,8 +182,10 @@ fn services(endpoints: &str) -> Result<Vec<Service>> {
     table::read(&text, 1)
 }
 
-fn address(number: usize) -> Result<IpAddr> {
-    Ok(objects::cluster_ip(&services(CALM)?[number], false))
+/// The addresses of both.
+fn addresses() -> Result<[IpAddr; 2]> {
+    let both = services(CALM)?;
+    Ok([0, 1].map(|service| objects::cluster_ip(&both[service], false)))
 }
 
 impl Scene {
@@ -142,13 +202,25 @@ impl Scene {
             clients.push([client(&both[0])?, client(&both[1])?]);
         }
         let api = world.plane.url().trim_start_matches("https://").parse()?;
-        Ok(Scene { clients, ended: Traffic::default(), api })
+        Ok(Scene { clients, ended: Traffic::default(), noted: Noted::default(), api })
     }
 
     /// What became of all connections so far.
-    fn traffic(&self, world: &World) -> Result<Traffic> {
-        let so_far = self.ended.and(Traffic::of(&self.clients));
-        Ok(Traffic { fell_back: left(world)?, ..so_far })
+    fn traffic(&self) -> Traffic {
+        self.ended.and(Traffic::of(&self.clients))
+    }
+
+    /// What came to kube-proxy so far. A witness that is missing is an error, not a zero.
+    fn noted(&self, world: &World) -> Result<Noted> {
+        let mut noted = self.noted;
+        for (node, noted) in noted.iter_mut().enumerate() {
+            let passed = witness::passed(world.node(node));
+            let passed = passed.with_context(|| format!("the witness of {}", node_name(node)))?;
+            for (noted, to) in noted.iter_mut().zip(addresses()?) {
+                *noted += passed.iter().filter(|(key, _)| key.1 == to).map(|(_, count)| count).sum::<u64>();
+            }
+        }
+        Ok(noted)
     }
 
     /// Ends the clients of the last node.
@@ -156,18 +228,6 @@ impl Scene {
         let last = self.clients.pop();
         self.ended = self.ended.and(Traffic::of(last.as_slice()));
     }
-}
-
-/// The packets of our Service that were left to kube-proxy.
-fn left(world: &World) -> Result<u64> {
-    let to = address(1)?;
-    let mut left = 0;
-    for node in 0..NODES {
-        // A flushed ruleset has no witness, until it is there again.
-        let passed = witness::passed(world.node(node)).unwrap_or_default();
-        left += passed.iter().filter(|(key, _)| key.1 == to).map(|(_, count)| count).sum::<u64>();
-    }
-    Ok(left)
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "a fault among others")]
@@ -241,13 +301,13 @@ fn kube_proxy_killed(world: &mut World, _: &mut Scene) -> Result<()> {
 }
 
 /// Everything but what its owner alone may remove is removed on a node; kube-proxy writes its rules anew when it is
-/// started again.
-fn ruleset_flushed(world: &mut World, _: &mut Scene) -> Result<()> {
-    world.node(0).nft("flush ruleset")?;
+/// started again. The witness begins anew in the same transaction, so that it sees all that comes from then on.
+fn ruleset_flushed(world: &mut World, scene: &mut Scene) -> Result<()> {
+    scene.noted[0] = scene.noted(world)?[0];
+    witness::flush_and_begin(world.node(0))?;
     wait(Duration::from_secs(2))?;
     world.proxies[0].kill();
-    world.proxies[0].start_again()?;
-    witness::begin(world.node(0))
+    Ok(world.proxies[0].start_again()?)
 }
 
 fn agents_rolled(world: &mut World, _: &mut Scene) -> Result<()> {
@@ -279,3 +339,6 @@ fn node_removed(world: &mut World, scene: &mut Scene) -> Result<()> {
     world.kubectl().run(&["delete", "node", &node_name(2)])?;
     wait(Duration::from_secs(5))
 }
+
+#[cfg(test)]
+mod tests;

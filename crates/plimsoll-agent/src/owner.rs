@@ -361,6 +361,7 @@ mod tests {
             mode: Mode::Enabled,
             policy: None,
             slow_start: std::time::Duration::ZERO,
+            floor: None,
             endpoints: Vec::new(),
         })
     }

@@ -6,6 +6,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -287,11 +288,16 @@ pub struct Service {
     pub policy: Option<PolicyKind>,
     /// How long a new endpoint is eased in; zero: not at all.
     pub slow_start: Duration,
+    /// The least that an endpoint gets, as a part of its fair share, [`Service::FLOORS`]; `None`: the configured one.
+    pub floor: Option<f64>,
     /// Its endpoints, sorted by `id`, each once.
     pub endpoints: Vec<Endpoint>,
 }
 
 impl Service {
+    /// The floors that there are.
+    pub const FLOORS: RangeInclusive<f64> = 0.005..=0.1;
+
     /// One of its endpoints.
     pub fn endpoint(&self, id: &EndpointId) -> Option<&Endpoint> {
         self.endpoints

@@ -78,6 +78,7 @@ impl List {
             delay: setting.delay,
             horizon: setting.horizon,
             slow_start: service.slow_start,
+            floor: service.floor,
         };
         self.decided = Some(setting.now);
         self.policy.decide(&group, &mut self.shares);

@@ -50,6 +50,7 @@ fn service(name: &str, endpoints: &[(u8, &str)]) -> Service {
         mode: Mode::Enabled,
         policy: None,
         slow_start: Duration::ZERO,
+        floor: None,
         endpoints: endpoints
             .iter()
             .map(|(last, node)| Endpoint {

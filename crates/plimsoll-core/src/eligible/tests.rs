@@ -35,6 +35,7 @@ fn check(endpoints: &[&str], expect_cluster: &[usize], expect_local: &[usize]) {
         mode: Mode::Enabled,
         policy: None,
         slow_start: Duration::ZERO,
+        floor: None,
         endpoints: endpoints.iter().enumerate().map(|(i, text)| endpoint(i, text)).collect(),
     };
     let here = Here { node: NodeName::new("n1"), zone: Some("a".into()) };

@@ -264,7 +264,8 @@ impl Guard {
 
     /// The most that an endpoint may have because it is held back, if it is.
     fn held_back(&self, group: &Group<'_>, row: &Row, watch: &Watch, target: f64) -> Option<(f64, Limit)> {
-        let Parameters { floor, recovery_seconds, .. } = self.parameters;
+        let Parameters { recovery_seconds, .. } = self.parameters;
+        let floor = group.floor.unwrap_or(self.parameters.floor);
         let (part, why) = match watch.standing {
             Standing::Failing => (floor, Limit::Failing),
             Standing::Recovering => (ease_in(watch.since / recovery_seconds, 1.0), Limit::Recovering),
@@ -280,7 +281,7 @@ impl Guard {
     /// Brings the shares within their bounds.
     fn limit(&mut self, group: &Group<'_>, shares: &mut [Share], frozen: bool) {
         let watches = self.memory.values();
-        let floor = self.parameters.floor;
+        let floor = group.floor.unwrap_or(self.parameters.floor);
         // Those that are held back below their targets leave the rest to the others, in proportion.
         let (mut held, mut others) = (0.0, 0.0);
         for ((row, watch), share) in group.rows.iter().zip(watches).zip(shares.iter()) {

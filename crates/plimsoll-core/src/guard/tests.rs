@@ -155,8 +155,14 @@ impl World {
         if rows.is_empty() {
             return;
         }
-        let group =
-            Group { rows: &rows, elapsed: TICK, delay: 1.0, horizon: HORIZON, slow_start: Duration::ZERO };
+        let group = Group {
+            rows: &rows,
+            elapsed: TICK,
+            delay: 1.0,
+            horizon: HORIZON,
+            slow_start: Duration::ZERO,
+            floor: None,
+        };
         self.policy.decide(&group, &mut self.shares);
         if let Some(guard) = &mut self.guard {
             guard.bound(&group, &mut self.shares);
@@ -426,6 +432,14 @@ fn an_idle_cpu_under_flow_is_a_fault() {
     let shares = settle(&mut guard, Kind::Waterline, &rows, 10);
     assert!(shares[3].share < 0.03 * shares[3].target, "{shares:?}");
     assert_eq!(shares[3].limit, Some(Limit::Failing));
+    // The Service's own floor comes before the configured one.
+    let mut policy = policy::build(Kind::Static, &policy::Parameters::default());
+    for floor in [0.1, 0.005] {
+        let (group, mut shares) = (Group { floor: Some(floor), ..group(&rows) }, vec![]);
+        policy.decide(&group, &mut shares);
+        guard.bound(&group, &mut shares);
+        assert!((shares[3].share - floor * shares[3].target).abs() < 1e-9, "{shares:?}");
+    }
 }
 
 #[test]

@@ -69,6 +69,8 @@ pub struct Group<'a> {
     pub horizon: f64,
     /// How long a new endpoint is eased in; zero: not at all.
     pub slow_start: Duration,
+    /// The least that an endpoint gets, as a part of its target; `None`: what the parameters say.
+    pub floor: Option<f64>,
 }
 
 /// One endpoint's part of the new connections, with what led to it.

@@ -28,7 +28,7 @@ pub(crate) fn row(i: u32) -> Row {
 
 /// The group of these rows, half a second after the last decision.
 pub(crate) fn group(rows: &[Row]) -> Group<'_> {
-    Group { rows, elapsed: 0.5, delay: 1.0, horizon: 2.0, slow_start: Duration::ZERO }
+    Group { rows, elapsed: 0.5, delay: 1.0, horizon: 2.0, slow_start: Duration::ZERO, floor: None }
 }
 
 pub(crate) const KINDS: [Kind; 4] = [Kind::Waterline, Kind::LvsFeedback, Kind::Equal, Kind::Static];
@@ -111,6 +111,7 @@ proptest! {
                     delay: *delay,
                     horizon: *horizon,
                     slow_start: Duration::from_secs(slow),
+                    floor: None,
                 };
                 policy.decide(&group, &mut shares);
                 sound(rows, &shares)?;

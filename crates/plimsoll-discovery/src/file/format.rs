@@ -62,6 +62,8 @@ pub struct Service {
     /// How long a new endpoint is eased in, at most 24 h. `0s`: not at all.
     #[serde(default)]
     pub slow_start: Span,
+    /// The least that an endpoint gets, as a part of its fair share: 0.005 to 0.1. Left out: the agent's.
+    pub floor: Option<f64>,
     /// Its endpoints; at most 16,384 of a family.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,

@@ -191,7 +191,7 @@ fn unknown_and_missing_fields() {
             # {port: 80, port: 81}
             5:20: services[0].ports[0].port: the field `port` is given twice; remove one
             # namespace: shop
-            2:5: services[0].namespace: there is no field `namespace`; there are `name`, `addresses`, `external_addresses`, `ports`, `internal_policy`, `external_policy`, `affinity`, `mode`, `policy`, `slow_start` and `endpoints`
+            2:5: services[0].namespace: there is no field `namespace`; there are `name`, `addresses`, `external_addresses`, `ports`, `internal_policy`, `external_policy`, `affinity`, `mode`, `policy`, `slow_start`, `floor` and `endpoints`
             # services: []
             8:1: services: the field `services` is given twice; remove one
         "#]],
@@ -269,6 +269,8 @@ fn lengths_of_time() {
             ("addresses: [10.96.0.1]", "addresses: [10.96.0.1]\n    affinity: 9999999999999999h"),
             ("addresses: [10.96.0.1]", "addresses: [10.96.0.1]\n    slow_start: 2d"),
             ("addresses: [10.96.0.1]", "addresses: [10.96.0.1]\n    slow_start: 24h1ms"),
+            ("addresses: [10.96.0.1]", "addresses: [10.96.0.1]\n    floor: 0.5"),
+            ("addresses: [10.96.0.1]", "addresses: [10.96.0.1]\n    floor: .nan"),
         ],
         &expect![[r##"
             # affinity: 10
@@ -295,6 +297,10 @@ fn lengths_of_time() {
             4:17: services[0].slow_start: `2d` is not a length of time; write whole numbers with units, as in `10s` or `1h30m`
             # slow_start: 24h1ms
             4:17: services[0].slow_start: a slow start lasts at most 24h; write `0s` for none
+            # floor: 0.5
+            4:12: services[0].floor: a floor is from 0.005 to 0.1; leave it out for the agent's
+            # floor: .nan
+            4:12: services[0].floor: a floor is from 0.005 to 0.1; leave it out for the agent's
         "##]],
     );
 }
@@ -409,7 +415,7 @@ fn ports_that_cannot_be() {
             # addresses: []
             5:9: services[0].ports[0]: nobody can reach this port; give the Service `addresses` or `external_addresses`, or the port a `node_port`
             # x: 1
-            7:5: services[0].x: there is no field `x`; there are `name`, `addresses`, `external_addresses`, `ports`, `internal_policy`, `external_policy`, `affinity`, `mode`, `policy`, `slow_start` and `endpoints`
+            7:5: services[0].x: there is no field `x`; there are `name`, `addresses`, `external_addresses`, `ports`, `internal_policy`, `external_policy`, `affinity`, `mode`, `policy`, `slow_start`, `floor` and `endpoints`
         "#]],
     );
 }

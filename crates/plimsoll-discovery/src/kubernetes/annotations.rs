@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use plimsoll_core::service::{Mode, PolicyKind};
+use plimsoll_core::service::{self, Mode, PolicyKind};
 use plimsoll_core::time::Span;
 
 use super::object::{Annotations, BALANCE, Service};
@@ -11,13 +11,15 @@ use crate::remark::Problem;
 
 const POLICY: &str = "plimsoll.dev/policy";
 const SLOW_START: &str = "plimsoll.dev/slow-start";
+const FLOOR: &str = "plimsoll.dev/floor";
 const AFFINITY: &str = "plimsoll.dev/affinity";
-/// Names with a meaning to come.
-const RESERVED: [&str; 2] = ["plimsoll.dev/floor", "plimsoll.dev/signals"];
+/// A name with a meaning to come.
+const RESERVED: &str = "plimsoll.dev/signals";
 /// What belongs on a Pod.
 const OF_PODS: &str = "plimsoll.dev/capacity";
 /// All that has a meaning on a Service or Namespace, for those who mistyped it.
-const KNOWN: &str = "`plimsoll.dev/policy`, `plimsoll.dev/slow-start` and `plimsoll.dev/affinity`";
+const KNOWN: &str =
+    "`plimsoll.dev/policy`, `plimsoll.dev/slow-start`, `plimsoll.dev/floor` and `plimsoll.dev/affinity`";
 /// As in a Services file.
 const LONGEST_SLOW_START: Duration = Duration::from_hours(24);
 
@@ -29,10 +31,12 @@ const POLICIES: [(&str, PolicyKind); 4] = [
 ];
 
 /// What people asked for; `None` where they did not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Tuning {
     pub(super) policy: Option<PolicyKind>,
     pub(super) slow_start: Option<Duration>,
+    /// As a part of the fair share.
+    pub(super) floor: Option<f64>,
     /// Whether a Service whose clients stay with their endpoints is taken over.
     pub(super) takes_affinity: Option<bool>,
 }
@@ -45,12 +49,11 @@ impl Tuning {
             let outcome = match &**name {
                 POLICY => policy(value).map(|policy| tuning.policy = Some(policy)),
                 SLOW_START => slow_start(value).map(|time| tuning.slow_start = Some(time)),
+                FLOOR => floor(value).map(|part| tuning.floor = Some(part)),
                 AFFINITY => affinity(value).map(|takes| tuning.takes_affinity = Some(takes)),
                 BALANCE => Err("is written as an annotation and means nothing here; make it a label".into()),
                 OF_PODS => Err("means nothing here and is ignored; it belongs on Pods".into()),
-                name if RESERVED.contains(&name) => {
-                    Err("is ignored: the name is reserved and means nothing yet; remove it".into())
-                }
+                RESERVED => Err("is ignored: the name is reserved and means nothing yet; remove it".into()),
                 _ => {
                     Err(format!("is ignored: nothing has this name; there are {KNOWN}; correct or remove it"))
                 }
@@ -70,6 +73,7 @@ impl Tuning {
         Tuning {
             policy: self.policy.or(defaults.policy),
             slow_start: self.slow_start.or(defaults.slow_start),
+            floor: self.floor.or(defaults.floor),
             takes_affinity: self.takes_affinity.or(defaults.takes_affinity),
         }
     }
@@ -121,6 +125,21 @@ fn slow_start(value: &str) -> Result<Duration, String> {
     })
 }
 
+fn floor(value: &str) -> Result<f64, String> {
+    let is_plain = |number: &&str| {
+        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+        let digits = |text: &str, most| {
+            (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        digits(whole, 2) && digits(part, 6)
+    };
+    let percent = value.strip_suffix('%').filter(is_plain).and_then(|number| number.parse::<f64>().ok());
+    let part = percent.map(|percent| percent / 100.0).filter(|part| service::Service::FLOORS.contains(part));
+    part.ok_or_else(|| {
+        "is not a part of the fair share from `0.5%` to `10%`; until then the default is used".to_owned()
+    })
+}
+
 fn affinity(value: &str) -> Result<bool, String> {
     match value {
         "take-over" => Ok(true),
@@ -168,12 +187,13 @@ mod tests {
         let (tuning, problems) = read(&[
             ("plimsoll.dev/policy", "lvs-feedback"),
             ("plimsoll.dev/slow-start", "1m30s"),
+            ("plimsoll.dev/floor", "5%"),
             ("plimsoll.dev/affinity", "take-over"),
         ]);
         assert_eq!(problems, [""; 0]);
         assert_eq!(tuning.policy, Some(PolicyKind::LvsFeedback));
         assert_eq!(tuning.slow_start, Some(Duration::from_secs(90)));
-        assert_eq!(tuning.takes_affinity, Some(true));
+        assert_eq!((tuning.floor, tuning.takes_affinity), (Some(0.05), Some(true)));
     }
 
     #[test]
@@ -183,19 +203,21 @@ mod tests {
             ("plimsoll.dev/balance", "enabled"),
             ("plimsoll.dev/capacity", "2"),
             ("plimsoll.dev/floor", "0.1"),
+            ("plimsoll.dev/signals", "cpu"),
             ("plimsoll.dev/polcy", "equal"),
             ("plimsoll.dev/policy", "fastest"),
             ("plimsoll.dev/slow-start", "25h"),
         ]);
         assert_eq!(tuning, Tuning::default());
-        expect_test::expect![[r"
+        expect_test::expect![[r#"
             Service shop/web: annotation plimsoll.dev/affinity: `yes` is not one of the choices; write `take-over` or `leave`; until then the default is used
             Service shop/web: annotation plimsoll.dev/balance: `enabled` is written as an annotation and means nothing here; make it a label
             Service shop/web: annotation plimsoll.dev/capacity: `2` means nothing here and is ignored; it belongs on Pods
-            Service shop/web: annotation plimsoll.dev/floor: `0.1` is ignored: the name is reserved and means nothing yet; remove it
-            Service shop/web: annotation plimsoll.dev/polcy: `equal` is ignored: nothing has this name; there are `plimsoll.dev/policy`, `plimsoll.dev/slow-start` and `plimsoll.dev/affinity`; correct or remove it
+            Service shop/web: annotation plimsoll.dev/floor: `0.1` is not a part of the fair share from `0.5%` to `10%`; until then the default is used
+            Service shop/web: annotation plimsoll.dev/polcy: `equal` is ignored: nothing has this name; there are `plimsoll.dev/policy`, `plimsoll.dev/slow-start`, `plimsoll.dev/floor` and `plimsoll.dev/affinity`; correct or remove it
             Service shop/web: annotation plimsoll.dev/policy: `fastest` is not one of the choices; write `waterline`, `lvs-feedback`, `equal` or `static`; until then the default is used
-            Service shop/web: annotation plimsoll.dev/slow-start: `25h` is not a length of time from `0s` to `24h`; write whole numbers with units, as in `30s` or `1m30s`; until then the default is used"]]
+            Service shop/web: annotation plimsoll.dev/signals: `cpu` is ignored: the name is reserved and means nothing yet; remove it
+            Service shop/web: annotation plimsoll.dev/slow-start: `25h` is not a length of time from `0s` to `24h`; write whole numbers with units, as in `30s` or `1m30s`; until then the default is used"#]]
         .assert_eq(&problems.join("\n"));
     }
 

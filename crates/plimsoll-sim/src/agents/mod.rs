@@ -221,6 +221,7 @@ impl Agents {
             mode: Mode::Enabled,
             policy: None,
             slow_start: std::time::Duration::ZERO,
+            floor: None,
             endpoints: endpoints.collect(),
         }
     }

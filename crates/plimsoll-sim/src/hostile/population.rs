@@ -131,6 +131,7 @@ impl Offer {
             mode: if dice.below(12) == 0 { Mode::Observe } else { Mode::Enabled },
             policy,
             slow_start: Duration::from_secs(if dice.below(6) == 0 { 5 } else { 0 }),
+            floor: None,
             endpoints: Vec::new(),
         };
         Offer { is_there: dice.below(8) > 0, members: BTreeSet::new(), service, told: None }

@@ -40,6 +40,8 @@ pub(super) struct Situation {
     pub(super) load: bool,
     /// Tick and staleness together, in seconds.
     pub(super) delay: f64,
+    /// `fmin`, the least that an endpoint gets, as a part of its target.
+    pub(super) floor: f64,
 }
 
 /// How the new flow weighs against what is there.
@@ -129,7 +131,7 @@ pub(super) fn lines(
         } else {
             by_count
         };
-        let least = parameters.floor * v.target;
+        let least = situation.floor * v.target;
         let mut most = parameters.boost * v.target;
         if !situation.load {
             // Infinite, so without effect but for the 1, when nothing arrives.

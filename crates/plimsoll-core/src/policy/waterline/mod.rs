@@ -168,6 +168,7 @@ impl Policy for Waterline {
         self.traffic.observe(&self.vessels, elapsed);
 
         let situation = Situation {
+            floor: group.floor.unwrap_or(self.parameters.floor),
             young_survive: self.survival.of_young(),
             old_survive: self.survival.of_old(),
             young_traffic: self.traffic.of_young(),

@@ -11,8 +11,14 @@ use super::*;
 use crate::load::Load;
 use crate::policy::tests::{group, row};
 
-const DEFAULTS: Situation =
-    Situation { young_survive: 0.5, old_survive: 1.0, young_traffic: 1.0, load: false, delay: 1.0 };
+const DEFAULTS: Situation = Situation {
+    young_survive: 0.5,
+    old_survive: 1.0,
+    young_traffic: 1.0,
+    load: false,
+    delay: 1.0,
+    floor: 0.02,
+};
 
 fn vessel(capacity: f64, open: f64, young: f64, cpu: f64, opens: f64) -> Vessel {
     Vessel { capacity, open, young, opens, cpu, ..Vessel::default() }
@@ -233,7 +239,7 @@ fn case(load: bool, least: usize) -> impl Strategy<Value = Case> {
     (vessels, 0.0..1.0f64, 0.9..1.0f64, 0.0..1.0f64).prop_map(
         move |(vessels, young_survive, old_survive, young_traffic)| Case {
             vessels,
-            situation: Situation { young_survive, old_survive, young_traffic, load, delay: 1.0 },
+            situation: Situation { young_survive, old_survive, young_traffic, load, delay: 1.0, floor: 0.02 },
         },
     )
 }
@@ -427,6 +433,19 @@ fn a_slow_start_eases_in() {
     rows[3].seconds_eligible = 10.0;
     Waterline::new(&Parameters::default()).decide(&group(&rows), &mut shares);
     assert!((shares[3].share - 0.75).abs() < 1e-9, "{shares:?}");
+}
+
+#[test]
+fn the_floor_of_a_service_counts_before_the_configured_one() {
+    let mut rows: Vec<Row> = (0..4).map(row).collect();
+    rows.iter_mut().for_each(|row| row.load.opens_per_second = 50.0);
+    rows[3].load.open = 1e6;
+    let mut shares = vec![];
+    for (floor, part) in [(None, 0.02), (Some(0.1), 0.1), (Some(0.005), 0.005)] {
+        Waterline::new(&Parameters::default()).decide(&Group { floor, ..group(&rows) }, &mut shares);
+        assert!((shares[3].share - 0.25 * part).abs() < 1e-9, "{shares:?}");
+        assert_eq!(shares[3].limit, Some(crate::policy::Limit::Floor));
+    }
 }
 
 #[test]

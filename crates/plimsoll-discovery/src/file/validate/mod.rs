@@ -133,6 +133,7 @@ impl Outline {
             mode: service.mode,
             policy: service.policy,
             slow_start: service.slow_start.0,
+            floor: service.floor,
             endpoints,
         }
     }
@@ -240,6 +241,9 @@ impl<'a> Check<'a> {
         }
         if service.slow_start.0 > LONGEST {
             self.find(at.field("slow_start"), "a slow start lasts at most 24h; write `0s` for none".into());
+        }
+        if service.floor.is_some_and(|floor| !Service::FLOORS.contains(&floor)) {
+            self.find(at.field("floor"), "a floor is from 0.005 to 0.1; leave it out for the agent's".into());
         }
         if service.ports.is_empty() {
             self.find(at.field("ports"), "the Service has no ports; add one, as in `- port: 80`".into());

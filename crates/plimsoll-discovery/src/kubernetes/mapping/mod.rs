@@ -82,6 +82,7 @@ pub(super) fn map<'a>(
                 mode,
                 policy: tuning.policy,
                 slow_start: tuning.slow_start.unwrap_or(Duration::ZERO),
+                floor: tuning.floor,
                 endpoints,
             }));
         }

@@ -54,7 +54,7 @@ fn labels_and_annotations_that_mean_nothing() {
     }
     let texts = [
         "annotation plimsoll.dev/policy: `fastest` is not one of the choices; write `waterline`",
-        "annotation plimsoll.dev/floor: `0.1` is ignored: the name is reserved and means nothing yet",
+        "annotation plimsoll.dev/floor: `0.1` is not a part of the fair share from `0.5%` to `10%`",
         "annotation plimsoll.dev/signals: `cpu` is ignored: the name is reserved and means nothing yet",
         "annotation plimsoll.dev/capacity: `2` means nothing here and is ignored",
         "annotation plimsoll.dev/polcy: `equal` is ignored: nothing has this name",

@@ -209,7 +209,7 @@ mod tests {
             ("plimsoll.dev/slow-start", "25h"),
         ]);
         assert_eq!(tuning, Tuning::default());
-        expect_test::expect![[r#"
+        expect_test::expect![[r"
             Service shop/web: annotation plimsoll.dev/affinity: `yes` is not one of the choices; write `take-over` or `leave`; until then the default is used
             Service shop/web: annotation plimsoll.dev/balance: `enabled` is written as an annotation and means nothing here; make it a label
             Service shop/web: annotation plimsoll.dev/capacity: `2` means nothing here and is ignored; it belongs on Pods
@@ -217,7 +217,7 @@ mod tests {
             Service shop/web: annotation plimsoll.dev/polcy: `equal` is ignored: nothing has this name; there are `plimsoll.dev/policy`, `plimsoll.dev/slow-start`, `plimsoll.dev/floor` and `plimsoll.dev/affinity`; correct or remove it
             Service shop/web: annotation plimsoll.dev/policy: `fastest` is not one of the choices; write `waterline`, `lvs-feedback`, `equal` or `static`; until then the default is used
             Service shop/web: annotation plimsoll.dev/signals: `cpu` is ignored: the name is reserved and means nothing yet; remove it
-            Service shop/web: annotation plimsoll.dev/slow-start: `25h` is not a length of time from `0s` to `24h`; write whole numbers with units, as in `30s` or `1m30s`; until then the default is used"#]]
+            Service shop/web: annotation plimsoll.dev/slow-start: `25h` is not a length of time from `0s` to `24h`; write whole numbers with units, as in `30s` or `1m30s`; until then the default is used"]]
         .assert_eq(&problems.join("\n"));
     }
 

@@ -438,7 +438,9 @@ fn a_slow_start_eases_in() {
 #[test]
 fn the_floor_of_a_service_counts_before_the_configured_one() {
     let mut rows: Vec<Row> = (0..4).map(row).collect();
-    rows.iter_mut().for_each(|row| row.load.opens_per_second = 50.0);
+    for row in &mut rows {
+        row.load.opens_per_second = 50.0;
+    }
     rows[3].load.open = 1e6;
     let mut shares = vec![];
     for (floor, part) in [(None, 0.02), (Some(0.1), 0.1), (Some(0.005), 0.005)] {

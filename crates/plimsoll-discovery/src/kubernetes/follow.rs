@@ -16,7 +16,7 @@ use super::events::Events;
 use super::facts::Facts;
 use super::known::{Known, Step};
 use super::news::{News, Source};
-use super::{nodes, object, watches};
+use super::{nodes, object, until, watches};
 use crate::below::{DropsForwarded, LocalSources, Proxy};
 use crate::remark::{Remark, Remarks};
 use crate::{Error, Health, Node};
@@ -412,13 +412,6 @@ impl Follower {
     fn all_troubles(&self) -> Option<Arc<str>> {
         let all: Vec<&str> = self.troubles.values().map(String::as_str).collect();
         (!all.is_empty()).then(|| all.join("; and ").into())
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

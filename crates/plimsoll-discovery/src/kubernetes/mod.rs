@@ -31,6 +31,7 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use plimsoll_core::service::{NodeName, ServiceChange};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 pub use self::config::Config;
 use self::events::Events;
@@ -135,6 +136,14 @@ impl Discovery for KubernetesDiscovery {
         if let Some(events) = &self.events {
             events.live(nodes);
         }
+    }
+}
+
+/// Waits until then; for ever where there is nothing to wait for.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 
 use self::notebook::Notebook;
 use super::news::{News, Source};
-use super::trouble;
+use super::{trouble, until};
 use crate::remark::Remark;
 
 /// The time from one Event to the next: however much there is to tell, the API server is asked this often at most.
@@ -69,14 +69,8 @@ impl Events {
             let note = lock(&self.notebook).next(Instant::now());
             let Some(note) = note else {
                 let wake = lock(&self.notebook).next_wake();
-                let due = async {
-                    match wake {
-                        Some(at) => tokio::time::sleep_until(at.into()).await,
-                        None => std::future::pending().await,
-                    }
-                };
                 tokio::select! {
-                    () = due => {}
+                    () = until(wake.map(Into::into)) => {}
                     () = self.changed.notified() => {}
                 }
                 continue;

@@ -262,10 +262,15 @@ impl Guard {
         true
     }
 
+    /// The least that an endpoint gets, as a part of its target.
+    fn floor(&self, group: &Group<'_>) -> f64 {
+        group.floor.unwrap_or(self.parameters.floor)
+    }
+
     /// The most that an endpoint may have because it is held back, if it is.
     fn held_back(&self, group: &Group<'_>, row: &Row, watch: &Watch, target: f64) -> Option<(f64, Limit)> {
         let Parameters { recovery_seconds, .. } = self.parameters;
-        let floor = group.floor.unwrap_or(self.parameters.floor);
+        let floor = self.floor(group);
         let (part, why) = match watch.standing {
             Standing::Failing => (floor, Limit::Failing),
             Standing::Recovering => (ease_in(watch.since / recovery_seconds, 1.0), Limit::Recovering),
@@ -281,7 +286,7 @@ impl Guard {
     /// Brings the shares within their bounds.
     fn limit(&mut self, group: &Group<'_>, shares: &mut [Share], frozen: bool) {
         let watches = self.memory.values();
-        let floor = group.floor.unwrap_or(self.parameters.floor);
+        let floor = self.floor(group);
         // Those that are held back below their targets leave the rest to the others, in proportion.
         let (mut held, mut others) = (0.0, 0.0);
         for ((row, watch), share) in group.rows.iter().zip(watches).zip(shares.iter()) {

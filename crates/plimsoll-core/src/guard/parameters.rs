@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::in_range;
+use crate::service::Service;
 
 /// What can be set about the guard. It bounds the shares of every policy alike.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -45,7 +46,7 @@ impl Default for Parameters {
 impl Parameters {
     /// Says which value is out of its range, if any is.
     pub fn check(&self) -> Result<(), String> {
-        in_range("floor", self.floor, 0.005, 0.1)?;
+        in_range("floor", self.floor, *Service::FLOORS.start(), *Service::FLOORS.end())?;
         in_range("overload", self.overload, 0.5, 1.0)?;
         in_range("failures", self.failures, 2.0, 100.0)?;
         in_range("missing_connections", self.missing_connections, 5.0, 50.0)?;

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::in_range;
+use crate::service::Service;
 
 /// What can be set about the policy `waterline`. The defaults are what measured best; most results hardly depend
 /// on them.
@@ -63,7 +64,7 @@ impl Parameters {
         in_range("flow_factor", self.flow_factor, 0.5, 4.0)?;
         in_range("skew", self.skew, 0.0, 0.5)?;
         in_range("boost", self.boost, 1.5, 5.0)?;
-        in_range("floor", self.floor, 0.005, 0.1)?;
+        in_range("floor", self.floor, *Service::FLOORS.start(), *Service::FLOORS.end())?;
         in_range("free_connections", self.free_connections, 1.0, 5.0)?;
         in_range("prior_connections", self.prior_connections, 0.0, 10.0)?;
         in_range("capacity_seconds", self.capacity_seconds, 2.0, 20.0)?;

@@ -131,18 +131,22 @@ pub fn chaos(program: &Path, mode: Mode, tell: &dyn Fn(&str), done: &mut dyn FnM
         let mut problems = Vec::new();
         happen(&mut world, &mut scene).with_context(|| format!("the fault `{fault}`"))?;
         // Until nothing is left to kube-proxy any more.
-        let count = || Ok(scene.noted(&world)?.iter().map(|[_, ours]| ours).sum());
+        let count = || Ok(ours(&scene.noted(&world)?));
         if !witness::stands_still(PATIENCE, count)? {
             problems.push(format!("Plimsoll did not serve again within {} s", PATIENCE.as_secs()));
         }
         let noted = since(scene.noted(&world)?, noted_before);
-        let fell_back = noted.iter().map(|[_, ours]| ours).sum();
-        let traffic = Traffic { fell_back, ..scene.traffic().since(before) };
+        let traffic = Traffic { fell_back: ours(&noted), ..scene.traffic().since(before) };
         problems.extend(traffic.problems(true));
         problems.extend(wrong(left, &noted));
         done(Row { fault, traffic, problems });
     }
     Ok(())
+}
+
+/// Of what came to kube-proxy the connections to our Service.
+fn ours(noted: &Noted) -> u64 {
+    noted.iter().map(|[_, ours]| ours).sum()
 }
 
 /// What came after `before`.
@@ -212,11 +216,11 @@ impl Scene {
 
     /// What came to kube-proxy so far. A witness that is missing is an error, not a zero.
     fn noted(&self, world: &World) -> Result<Noted> {
-        let mut noted = self.noted;
+        let (mut noted, addresses) = (self.noted, addresses()?);
         for (node, noted) in noted.iter_mut().enumerate() {
             let passed = witness::passed(world.node(node));
             let passed = passed.with_context(|| format!("the witness of {}", node_name(node)))?;
-            for (noted, to) in noted.iter_mut().zip(addresses()?) {
+            for (noted, to) in noted.iter_mut().zip(addresses) {
                 *noted += passed.iter().filter(|(key, _)| key.1 == to).map(|(_, count)| count).sum::<u64>();
             }
         }

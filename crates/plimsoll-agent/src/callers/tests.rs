@@ -53,6 +53,16 @@ async fn read(mut caller: TcpStream) -> Vec<u8> {
     all
 }
 
+/// Looks again and again, and fails if `what` does not come about in time.
+async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+    let held = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, held).await.expect(what);
+}
+
 /// Whether the agent has not ended the connection.
 fn is_open(caller: &TcpStream) -> bool {
     caller.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
@@ -68,16 +78,9 @@ async fn a_crowd_of_half_sent_requests_keeps_no_probe_out() {
     let probe = scene.send(&[HALF, REST].concat()).await;
     let answer = String::from_utf8(read(probe).await).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("ok\n"), "{answer}");
-    let few = async {
-        loop {
-            let open = held.iter().filter(|caller| is_open(caller)).count();
-            if open <= MOST {
-                return open;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let open = tokio::time::timeout(PATIENCE, few).await.expect("the others are cut");
+    let open = || held.iter().filter(|caller| is_open(caller)).count();
+    eventually("the others are cut", async || open() <= MOST).await;
+    let open = open();
     let cut = scene.cut("crowded") + scene.cut("late");
     assert!(cut >= (held.len() - open) as u64, "{cut} were counted, and {open} are open");
 }
@@ -89,12 +92,7 @@ async fn who_is_slow_is_cut() {
     assert_eq!(scene.cut("late"), 1);
     // This one is answered, and does not read.
     let reads_nothing = scene.send(b"GET /large HTTP/1.1\r\nHost: agent\r\n\r\n").await;
-    let cut = async {
-        while scene.cut("late") < 2 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, cut).await.expect("it is cut");
+    eventually("it is cut", async || scene.cut("late") >= 2).await;
     assert!(read(reads_nothing).await.len() < LARGE);
     assert_eq!(scene.cut("crowded"), 0);
 }
@@ -106,12 +104,7 @@ async fn who_is_in_when_it_stops_is_answered() {
     // Connections are taken in order: once this one is answered the first is in.
     assert!(read(scene.send(&[HALF, REST].concat()).await).await.ends_with(b"ok\n"));
     scene.stop.cancel();
-    let closed = async {
-        while TcpStream::connect(scene.address).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, closed).await.expect("nobody is let in any more");
+    eventually("nobody is let in any more", async || TcpStream::connect(scene.address).await.is_err()).await;
     in_time.write_all(REST).await.unwrap();
     assert!(read(in_time).await.ends_with(b"ok\n"));
     tokio::time::timeout(PATIENCE, scene.answering).await.expect("it ends").unwrap();
